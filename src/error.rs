@@ -1,0 +1,134 @@
+//! Errors: a refusal is a positive no, unavailable is no answer, and neither ever holds a key.
+
+use std::error::Error as StdError;
+
+use crate::key::{EntropyError, MalformedKey};
+use crate::record::{KeyId, OwnerId};
+
+/// Why a verification did not succeed.
+///
+/// The message of a refusal is the same for every reason, so that it can go to the caller; the reason
+/// is for logs and stands in the error's source.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The key is not accepted. Over HTTP: 401.
+    #[error("the API key was refused")]
+    Refused(#[from] Refusal),
+    /// The store could not answer; the key may be good. Over HTTP: 503.
+    #[error("API keys cannot be verified right now; try again")]
+    Unavailable(#[source] StoreError),
+}
+
+impl VerifyError {
+    /// The reason, when this is a refusal.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Unavailable(_) => None,
+        }
+    }
+}
+
+/// Why a key is refused. For logs and metrics, not for the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Not a key at all.
+    #[error("malformed: {0}")]
+    Malformed(#[from] MalformedKey),
+    /// Carries a tag that no secret of the ring made. Nothing was looked up.
+    #[error("the tag of the key was not made by any secret of the ring")]
+    ForgedTag,
+    /// Carries no tag, and the policy refuses such keys. Nothing was looked up.
+    #[error("keys without a tag are no longer accepted")]
+    UntaggedClosed,
+    /// No row holds any of its hashes.
+    #[error("no such key")]
+    Unknown,
+    /// Past its expiry.
+    #[error("key {0} has expired")]
+    Expired(KeyId),
+    /// Revoked.
+    #[error("key {0} is revoked")]
+    Revoked(KeyId),
+    /// Its owner is missing or not active.
+    #[error("the owner of key {0} is missing or not active")]
+    OwnerDisabled(KeyId),
+    /// Stored as plain SHA-256, and the policy no longer accepts that.
+    #[error("key {0} is stored as plain SHA-256, which is no longer accepted")]
+    LegacyClosed(KeyId),
+}
+
+impl Refusal {
+    /// The reason as one stable word, for metrics and machine-readable output.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::ForgedTag => "forged_tag",
+            Self::UntaggedClosed => "untagged_closed",
+            Self::Unknown => "unknown",
+            Self::Expired(_) => "expired",
+            Self::Revoked(_) => "revoked",
+            Self::OwnerDisabled(_) => "owner_disabled",
+            Self::LegacyClosed(_) => "legacy_closed",
+        }
+    }
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No row has this id.
+    #[error("no key has the id {0}")]
+    NotFound(KeyId),
+    /// A row with this id or hash exists already.
+    #[error("a key with the same id or hash exists already")]
+    Conflict,
+    /// The owner does not exist in the table of users.
+    #[error("there is no owner {0}; create the user first")]
+    UnknownOwner(OwnerId),
+    /// The key is revoked or past its expiry, so it cannot be rotated.
+    #[error("key {0} is revoked or has expired; issue a new one instead")]
+    NotInForce(KeyId),
+    /// The store cannot be written to.
+    #[error("the store is read-only; check its permissions and how it was opened")]
+    ReadOnly(#[source] Box<dyn StdError + Send + Sync>),
+    /// The database is not one that the store knows.
+    #[error("the database has an unknown schema: {0}")]
+    Schema(String),
+    /// A row holds something that cannot be read.
+    #[error("the row of key {id} holds something unreadable in column {column}; mend the row")]
+    InvalidRow {
+        /// The id of the row, empty where that is what cannot be read.
+        id: String,
+        /// The column.
+        column: &'static str,
+    },
+    /// The store returned a row whose hash is none of those it was asked for.
+    #[error("the store returned key {0}, whose hash was not asked for; this is a fault of the store")]
+    WrongRow(KeyId),
+    /// The store cannot answer now.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+/// Why a key could not be issued or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManageError {
+    /// A value that cannot be stored.
+    #[error("{field} {problem}")]
+    Invalid {
+        /// What it was for.
+        field: &'static str,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
+    },
+    /// The operating system's random generator failed.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

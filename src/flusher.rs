@@ -1,0 +1,97 @@
+//! The background task that flushes a verifier on a timer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::error::StoreError;
+use crate::store::KeyStore;
+use crate::usage::Flushed;
+use crate::verify::Verifier;
+
+/// How often notes are written where nothing else is asked for.
+pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+/// A shorter interval would keep the task busy for nothing.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
+impl<S: KeyStore + 'static> Verifier<S> {
+    /// Starts a task on the current Tokio runtime that flushes every `interval`, at least 10 ms, and
+    /// earlier when much is waiting. A flush that fails is logged and tried again the next time.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, as [`tokio::spawn`] does.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use lexikon_auth::{DEFAULT_FLUSH_INTERVAL, MemoryStore, SecretRing, ServerSecret, Verifier};
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// let verifier = Arc::new(Verifier::new(MemoryStore::new(), ring));
+    /// let flusher = verifier.spawn_flush(DEFAULT_FLUSH_INTERVAL);
+    /// // ... serve requests with `verifier` ...
+    /// flusher.shutdown().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn spawn_flush(self: &Arc<Self>, interval: Duration) -> Flusher<S> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let interval = interval.max(SHORTEST_INTERVAL);
+        let task = tokio::spawn(run(self.clone(), interval, stopping.clone()));
+        Flusher { verifier: self.clone(), stopping, task: Some(task) }
+    }
+}
+
+async fn run<S: KeyStore>(verifier: Arc<Verifier<S>>, interval: Duration, stopping: Arc<AtomicBool>) {
+    loop {
+        // An elapsed timeout is the ordinary case: the interval is over.
+        let _ = timeout(interval, verifier.flush_wanted()).await;
+        if let Err(error) = verifier.flush().await {
+            warn!(%error, "last uses and hash upgrades could not be written; they are kept");
+        }
+        if stopping.load(Ordering::Acquire) {
+            return;
+        }
+    }
+}
+
+/// A running flush task. Call [`shutdown`](Self::shutdown) before the process ends; a value that is
+/// merely dropped lets the task flush once more, if the runtime lives long enough.
+#[derive(Debug)]
+pub struct Flusher<S> {
+    verifier: Arc<Verifier<S>>,
+    stopping: Arc<AtomicBool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl<S: KeyStore> Flusher<S> {
+    /// Stops the task and writes what is still waiting.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store could not write. The notes are kept, and
+    /// [`Verifier::flush`] can try again.
+    pub async fn shutdown(mut self) -> Result<Flushed, StoreError> {
+        self.stop();
+        if let Some(task) = self.task.take() {
+            // A task that panicked or was cancelled has given its notes back; they are flushed below.
+            let _ = task.await;
+        }
+        self.verifier.flush().await
+    }
+}
+
+impl<S> Flusher<S> {
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.verifier.request_flush();
+    }
+}
+
+impl<S> Drop for Flusher<S> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,270 @@
+//! Issuing, listing, changing and revoking keys.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{ManageError, StoreError};
+use crate::hash::{HashFormat, KeyHash};
+use crate::key::ApiKey;
+use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::scopes::Scopes;
+use crate::secret::{SecretRing, ServerSecret};
+use crate::store::{FormatCounts, KeyStore, KeyUpdate, Page};
+
+/// Longest owner id, name, scope list or reason, in bytes.
+const MAX_TEXT: usize = 1024;
+
+/// Issues and manages keys.
+///
+/// ```
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use lexikon_auth::{KeyManager, MemoryStore, NewKey, SecretRing, ServerSecret, Verifier};
+/// let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+/// let store = MemoryStore::new();
+/// let manager = KeyManager::new(store.clone(), &ring);
+/// let verifier = Verifier::new(store, ring);
+///
+/// let issued = manager.issue(NewKey::new("user-1", "deploy").scopes("read,write")).await?;
+/// assert!(verifier.verify(issued.key.expose_secret()).await?.allows("write"));
+/// manager.revoke(&issued.record.id, Some("laptop lost")).await?;
+/// assert!(verifier.verify(issued.key.expose_secret()).await.is_err());
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+/// ```
+pub struct KeyManager<S> {
+    store: S,
+    secret: ServerSecret,
+    clock: Arc<dyn Clock>,
+}
+
+impl<S: KeyStore> KeyManager<S> {
+    /// A manager that issues under the current secret of the ring.
+    pub fn new(store: S, ring: &SecretRing) -> Self {
+        Self { store, secret: ring.current().clone(), clock: Arc::new(SystemClock) }
+    }
+
+    /// Sets the clock.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Issues a key. Its plaintext is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// [`ManageError::Invalid`] for an empty owner, a text of over 1024 bytes or with a NUL in it, or
+    /// an expiry that is not in the future; [`StoreError::UnknownOwner`] where the store keeps owners.
+    pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, ManageError> {
+        let issued = self.draw(new)?;
+        self.store.insert(&issued.record).await?;
+        Ok(issued)
+    }
+
+    /// The record of a key. `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ManageError::Store`] when the store cannot answer.
+    pub async fn find(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, ManageError> {
+        Ok(self.store.find_by_id(id).await?)
+    }
+
+    /// The records of an owner, newest first.
+    ///
+    /// # Errors
+    /// [`ManageError::Store`] when the store cannot answer.
+    pub async fn list(
+        &self,
+        owner: &OwnerId,
+        page: &Page,
+    ) -> Result<Vec<Arc<KeyRecord>>, ManageError> {
+        Ok(self.store.list(owner, page).await?)
+    }
+
+    /// Changes name, scopes and expiry of a key.
+    ///
+    /// # Errors
+    /// [`ManageError::Invalid`] as for [`issue`](Self::issue), except that an expiry may be in the
+    /// past; [`StoreError::NotFound`].
+    pub async fn update(&self, id: &KeyId, update: KeyUpdate) -> Result<(), ManageError> {
+        check_text("the name", update.name.as_deref().unwrap_or_default())?;
+        check_text("the scopes", update.scopes.as_ref().map_or("", Scopes::as_str))?;
+        let expires_at = match update.expires_at {
+            Some(Some(date)) => Some(Some(check_date(date)?)),
+            other => other,
+        };
+        Ok(self.store.update(id, &KeyUpdate { expires_at, ..update }).await?)
+    }
+
+    /// Revokes a key, for good and at once. Revoking it again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`ManageError::Invalid`] for a reason of over 1024 bytes or with a
+    /// NUL in it.
+    pub async fn revoke(&self, id: &KeyId, reason: Option<&str>) -> Result<(), ManageError> {
+        check_text("the reason", reason.unwrap_or_default())?;
+        Ok(self.store.revoke(id, self.now(), reason).await?)
+    }
+
+    /// Issues a successor with the same owner, name and scopes, and lets the old key expire after the
+    /// overlap, which may be zero; never later than it would have expired anyway.
+    ///
+    /// The successor takes over the old key's expiry unless the rotation sets another.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::NotInForce`] for a key that is revoked or has expired;
+    /// [`ManageError::Invalid`] for an expiry that is not in the future.
+    pub async fn rotate(&self, id: &KeyId, rotation: Rotation) -> Result<IssuedKey, ManageError> {
+        let old = self.store.find_by_id(id).await?.ok_or(StoreError::NotFound(id.clone()))?;
+        let now = self.now();
+        if old.is_expired(now) {
+            return Err(StoreError::NotInForce(id.clone()).into());
+        }
+        let expires_at = rotation.expires_at.or(old.expires_at);
+        let (owner, name, scopes) = (old.owner.clone(), old.name.clone(), old.scopes.clone());
+        let issued = self.draw(NewKey { owner, name, scopes, expires_at })?;
+        let old_expires_at = now.checked_add(rotation.overlap).and_then(|date| check_date(date).ok());
+        let old_expires_at = old_expires_at.ok_or(INVALID_OVERLAP)?;
+        self.store.rotate(id, now, old_expires_at, &issued.record).await?;
+        Ok(issued)
+    }
+
+    /// Marks every key past its expiry as revoked, and returns how many there were. Verification
+    /// refuses them without this; it is for readers that look at `is_active` alone.
+    ///
+    /// # Errors
+    /// [`ManageError::Store`] when the store cannot write.
+    pub async fn expire(&self) -> Result<u64, ManageError> {
+        Ok(self.store.expire(self.now()).await?)
+    }
+
+    /// How many keys are in force, by the format of their hash.
+    ///
+    /// # Errors
+    /// [`ManageError::Store`] when the store cannot answer.
+    pub async fn count_by_format(&self) -> Result<FormatCounts, ManageError> {
+        Ok(self.store.count_by_format().await?)
+    }
+
+    /// Draws a key and its record.
+    fn draw(&self, new: NewKey) -> Result<IssuedKey, ManageError> {
+        let NewKey { owner, name, scopes, expires_at } = new;
+        if owner.as_str().is_empty() {
+            return Err(ManageError::Invalid { field: "the owner", problem: "is empty; name one" });
+        }
+        check_text("the owner", owner.as_str())?;
+        check_text("the name", &name)?;
+        check_text("the scopes", scopes.as_str())?;
+        let now = self.now();
+        let expires_at = expires_at.map(check_date).transpose()?;
+        if expires_at.is_some_and(|date| date <= now) {
+            let problem = "is not in the future; choose a later date, or none";
+            return Err(ManageError::Invalid { field: "the expiry", problem });
+        }
+        let key = ApiKey::generate(&self.secret)?;
+        let hash = KeyHash::of(&key, &self.secret);
+        let mut record = KeyRecord::new(KeyId::random()?, owner, hash);
+        record.format = Some(HashFormat::HmacSha256);
+        record.name = name;
+        record.scopes = scopes;
+        record.created_at = Some(now);
+        record.expires_at = expires_at;
+        Ok(IssuedKey { key, record })
+    }
+
+    fn now(&self) -> SystemTime {
+        to_microseconds(self.clock.now())
+    }
+}
+
+impl<S> fmt::Debug for KeyManager<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyManager").field("secret", &self.secret).finish_non_exhaustive()
+    }
+}
+
+/// What a new key is for.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    owner: OwnerId,
+    name: Box<str>,
+    scopes: Scopes,
+    expires_at: Option<SystemTime>,
+}
+
+impl NewKey {
+    /// A key that may do nothing and never expires.
+    pub fn new(owner: impl Into<OwnerId>, name: &str) -> Self {
+        Self { owner: owner.into(), name: name.into(), scopes: Scopes::default(), expires_at: None }
+    }
+
+    /// Sets what the key may do, such as `read,write`.
+    pub fn scopes(self, scopes: impl Into<Scopes>) -> Self {
+        Self { scopes: scopes.into(), ..self }
+    }
+
+    /// Sets when the key stops being accepted.
+    pub fn expires_at(self, date: SystemTime) -> Self {
+        Self { expires_at: Some(date), ..self }
+    }
+}
+
+/// A key that has just been issued.
+#[derive(Debug)]
+pub struct IssuedKey {
+    /// The plaintext, to be shown to the owner once.
+    pub key: ApiKey,
+    /// The record, as it was stored.
+    pub record: KeyRecord,
+}
+
+/// How a key is replaced by its successor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rotation {
+    overlap: Duration,
+    expires_at: Option<SystemTime>,
+}
+
+impl Rotation {
+    /// The old key is accepted for `overlap` longer; zero ends it at once.
+    pub fn with_overlap(overlap: Duration) -> Self {
+        Self { overlap, expires_at: None }
+    }
+
+    /// Sets when the successor stops being accepted.
+    pub fn expires_at(self, date: SystemTime) -> Self {
+        Self { expires_at: Some(date), ..self }
+    }
+}
+
+const INVALID_OVERLAP: ManageError =
+    ManageError::Invalid { field: "the overlap", problem: "ends after the year 9999; shorten it" };
+
+fn check_text(field: &'static str, text: &str) -> Result<(), ManageError> {
+    let problem = match text {
+        // PostgreSQL cannot store it, and C code would cut the text there.
+        text if text.contains('\0') => "contains a NUL character; remove it",
+        text if text.len() > MAX_TEXT => "is longer than 1024 bytes; shorten it",
+        _ => return Ok(()),
+    };
+    Err(ManageError::Invalid { field, problem })
+}
+
+/// A date that every store can hold, to the microsecond.
+fn check_date(date: SystemTime) -> Result<SystemTime, ManageError> {
+    /// The end of the year 9999, in seconds since 1970: the last that the service's columns print.
+    const END: u64 = 253_402_300_799;
+    match date.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) if since.as_secs() <= END => Ok(to_microseconds(date)),
+        _ => {
+            let problem = "is not between the years 1970 and 9999; choose a date there";
+            Err(ManageError::Invalid { field: "the expiry", problem })
+        }
+    }
+}
+
+/// Cuts a time after 1970 to the microsecond.
+fn to_microseconds(time: SystemTime) -> SystemTime {
+    let nanoseconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    time - Duration::from_nanos(u64::from(nanoseconds % 1000))
+}

@@ -1,0 +1,71 @@
+//! What the verifier does with keys that are on their way out.
+
+use std::time::SystemTime;
+
+/// What happens to a key that is stored as plain SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LegacyPolicy {
+    /// Accepted, and logged as a warning with the key's id.
+    #[default]
+    Accept,
+    /// Accepted before the date, refused from that instant on.
+    AcceptUntil(SystemTime),
+    /// Accepted, and its hash replaced by the HMAC-SHA-256 one at the next flush. Code that knows
+    /// only SHA-256 stops accepting the key then.
+    UpgradeOnUse,
+    /// Refused.
+    Refuse,
+}
+
+/// What happens to a key whose hash is under a retired secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RetiredPolicy {
+    /// Accepted.
+    #[default]
+    Accept,
+    /// Accepted, and its hash replaced by the one under the current secret at the next flush.
+    UpgradeOnUse,
+}
+
+/// What happens to a key without a tag, as the lexikon service issued them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum UntaggedPolicy {
+    /// Looked up in every format.
+    #[default]
+    Accept,
+    /// Refused without a look-up, for a table that holds none any more.
+    Refuse,
+}
+
+/// The policies of a verifier. The default accepts every key that the lexikon service accepts.
+///
+/// ```
+/// use lexikon_auth::{LegacyPolicy, Policy, RetiredPolicy};
+/// let policy = Policy::default().legacy(LegacyPolicy::UpgradeOnUse).retired(RetiredPolicy::UpgradeOnUse);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    pub(crate) legacy: LegacyPolicy,
+    pub(crate) retired: RetiredPolicy,
+    pub(crate) untagged: UntaggedPolicy,
+}
+
+impl Policy {
+    /// Sets what happens to keys stored as plain SHA-256.
+    pub fn legacy(self, legacy: LegacyPolicy) -> Self {
+        Self { legacy, ..self }
+    }
+
+    /// Sets what happens to keys whose hash is under a retired secret.
+    pub fn retired(self, retired: RetiredPolicy) -> Self {
+        Self { retired, ..self }
+    }
+
+    /// Sets what happens to keys without a tag.
+    pub fn untagged(self, untagged: UntaggedPolicy) -> Self {
+        Self { untagged, ..self }
+    }
+}

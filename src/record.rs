@@ -1,0 +1,165 @@
+//! What a store knows of a key.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use crate::hash::{HashFormat, KeyHash};
+use crate::key::{EntropyError, fill_random};
+use crate::scopes::Scopes;
+
+/// The public name of a key, safe to log.
+///
+/// New ids are version 4 UUIDs, as the lexikon service makes them; any other text that stands in a
+/// table is kept as it is.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(Repr);
+
+/// A UUID in its usual form takes no allocation; a million keys make that count.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    Uuid(Uuid),
+    Text(Arc<str>),
+}
+
+impl KeyId {
+    /// A new random id: a version 4 UUID.
+    ///
+    /// # Errors
+    /// [`EntropyError`] when the operating system's random generator fails.
+    pub fn random() -> Result<Self, EntropyError> {
+        let mut bytes = [0; 16];
+        fill_random(&mut bytes)?;
+        Ok(Self(Repr::Uuid(uuid::Builder::from_random_bytes(bytes).into_uuid())))
+    }
+}
+
+impl From<&str> for KeyId {
+    fn from(text: &str) -> Self {
+        let mut buffer = Uuid::encode_buffer();
+        match Uuid::try_parse(text) {
+            // Only the form that prints back to the same text: the id has to find its row again.
+            Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => Self(Repr::Uuid(uuid)),
+            _ => Self(Repr::Text(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Uuid(uuid) => uuid.hyphenated().fmt(f),
+            Repr::Text(text) => f.pad(text),
+        }
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// Who a key belongs to: the `id` of a user, whatever text that is.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerId(Arc<str>);
+
+impl OwnerId {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for OwnerId {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for OwnerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for OwnerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnerId({self})")
+    }
+}
+
+/// Everything that a store knows of a key, its owner's state included.
+///
+/// Times are kept to the microsecond, the precision of the service's columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyRecord {
+    /// The id.
+    pub id: KeyId,
+    /// The owner.
+    pub owner: OwnerId,
+    /// Whether the owner exists and is active. A property of the owner, read with every look-up.
+    pub owner_active: bool,
+    /// The hash that the key is stored under.
+    pub hash: KeyHash,
+    /// The format of the hash, where the row says so. For counting: verification never relies on it.
+    pub format: Option<HashFormat>,
+    /// What the owner calls the key.
+    pub name: Box<str>,
+    /// What the key may do.
+    pub scopes: Scopes,
+    /// Whether the key is in force or revoked.
+    pub state: KeyState,
+    /// When the key was made. `None` where the row does not say.
+    pub created_at: Option<SystemTime>,
+    /// When the key stops being accepted. `None`: never.
+    pub expires_at: Option<SystemTime>,
+    /// When the key was last used, as far as it has been written.
+    pub last_used_at: Option<SystemTime>,
+}
+
+impl KeyRecord {
+    /// A record in force: no name, no scopes, no dates, its owner active.
+    pub fn new(id: KeyId, owner: OwnerId, hash: KeyHash) -> Self {
+        Self {
+            id,
+            owner,
+            owner_active: true,
+            hash,
+            format: None,
+            name: "".into(),
+            scopes: Scopes::default(),
+            state: KeyState::Active,
+            created_at: None,
+            expires_at: None,
+            last_used_at: None,
+        }
+    }
+
+    /// Whether the key is past its expiry at `now`. A key expires at the very instant of its date.
+    pub fn is_expired(&self, now: SystemTime) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+
+    /// Whether the key has been revoked.
+    pub fn is_revoked(&self) -> bool {
+        self.state != KeyState::Active
+    }
+}
+
+/// Whether a key is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// In force.
+    Active,
+    /// Revoked, for good. `is_active` that is NULL in the service's table counts as revoked.
+    Revoked {
+        /// When, where the schema can hold it.
+        at: Option<SystemTime>,
+        /// Why, where the schema can hold it and a reason was given.
+        reason: Option<Box<str>>,
+    },
+}

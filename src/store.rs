@@ -1,0 +1,231 @@
+//! Where keys are kept: two traits, and the stores that implement them.
+//!
+//! # Writing a store
+//!
+//! For verification alone, implement [`KeyLookup`]: one method. For issuing and managing keys,
+//! implement [`KeyStore`] on top. Then run the suite in [`conformance`](crate::conformance) (feature
+//! `conformance`) on it; it checks every sentence of these docs.
+//!
+//! Make the store cheap to clone, a handle on something shared: a verifier and a manager each hold one.
+//! Where that does not fit, [`DynKeyStore`] shares any store.
+//!
+//! A store never decides whether a key is accepted. It finds rows and changes them; the
+//! [`Verifier`](crate::Verifier) compares the hash again and applies expiry, state and policy.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::error::StoreError;
+use crate::hash::{Candidates, HashFormat, KeyHash};
+use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::scopes::Scopes;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod erased;
+mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub use erased::DynKeyStore;
+pub use memory::MemoryStore;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
+
+/// What verification needs of a store: one look-up.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lexikon_auth::{Candidates, KeyLookup, KeyRecord, StoreError};
+///
+/// /// A store of one key.
+/// struct Single(Arc<KeyRecord>);
+///
+/// impl KeyLookup for Single {
+///     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+///         Ok(candidates.as_slice().contains(&self.0.hash).then(|| self.0.clone()))
+///     }
+/// }
+/// ```
+pub trait KeyLookup: Send + Sync {
+    /// Returns the record stored under one of the candidates, whatever its state, with
+    /// [`owner_active`](KeyRecord::owner_active) as of now. Where several rows match, the row of the
+    /// earliest candidate.
+    ///
+    /// The look-up is one round trip. It may use an index: what it takes to find a row need not be
+    /// constant time, because the verifier's comparison decides.
+    ///
+    /// # Errors
+    /// Any error means that there is no answer, and becomes
+    /// [`VerifyError::Unavailable`](crate::VerifyError::Unavailable). A missing row is `None`.
+    fn find(
+        &self,
+        candidates: &Candidates,
+    ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
+}
+
+/// What issuing and managing keys needs of a store.
+///
+/// Every method that writes returns after the write is durable, happens as a whole or not at all, and
+/// is seen by every [`find`](KeyLookup::find) that begins after it returned. Times are kept to the
+/// microsecond.
+pub trait KeyStore: KeyLookup {
+    /// Adds a record. Its [`owner_active`](KeyRecord::owner_active) is not written.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when a row has its id or its hash, [`StoreError::UnknownOwner`] when
+    /// the store keeps owners and does not know this one.
+    fn insert(&self, record: &KeyRecord) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The record with this id.
+    ///
+    /// # Errors
+    /// Those of a store that cannot answer. A missing row is `None`.
+    fn find_by_id(
+        &self,
+        id: &KeyId,
+    ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
+
+    /// The records of an owner, newest first; rows without a date come last, and rows of the same
+    /// time in descending order of id. An unknown owner has none.
+    ///
+    /// # Errors
+    /// Those of a store that cannot answer.
+    fn list(
+        &self,
+        owner: &OwnerId,
+        page: &Page,
+    ) -> impl Future<Output = Result<Vec<Arc<KeyRecord>>, StoreError>> + Send;
+
+    /// Changes name, scopes and expiry.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    fn update(
+        &self,
+        id: &KeyId,
+        update: &KeyUpdate,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Revokes a key, for good. `at` and `reason` are kept where the schema can hold them. Revoking a
+    /// revoked key changes nothing, so that the first time and reason stand.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    fn revoke(
+        &self,
+        id: &KeyId,
+        at: SystemTime,
+        reason: Option<&str>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Adds `successor`, and lets the key with this id expire at `old_expires_at` unless it expires
+    /// earlier. Both or neither.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::NotInForce`] when the old key is revoked or past its
+    /// expiry at `now`; those of [`insert`](KeyStore::insert).
+    fn rotate(
+        &self,
+        id: &KeyId,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &KeyRecord,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Revokes every key in force whose expiry is at or before `now`, with the reason `expired`, and
+    /// returns how many there were.
+    ///
+    /// # Errors
+    /// Those of a store that cannot write.
+    fn expire(&self, now: SystemTime) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Writes a batch of last uses. A time earlier than the stored one changes nothing, an id without
+    /// a row is passed over.
+    ///
+    /// # Errors
+    /// Those of a store that cannot write. The caller keeps the batch and tries again.
+    fn record_usage(&self, batch: &[Usage]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Replaces the hash of a key, provided it is still the expected one: compare-and-swap. Returns
+    /// whether it was replaced; `false` also when another row holds the replacement.
+    ///
+    /// # Errors
+    /// Those of a store that cannot write.
+    fn replace_hash(
+        &self,
+        change: &HashChange,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// How many keys are in force by the format of their hash, as far as the rows say.
+    ///
+    /// # Errors
+    /// Those of a store that cannot answer.
+    fn count_by_format(&self) -> impl Future<Output = Result<FormatCounts, StoreError>> + Send;
+}
+
+/// Which part of a list to return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Most records to return.
+    pub limit: u32,
+    /// The id of the last record of the page before; `None` for the first page.
+    pub after: Option<KeyId>,
+}
+
+impl Page {
+    /// The first `limit` records.
+    pub fn first(limit: u32) -> Self {
+        Self { limit, after: None }
+    }
+
+    /// The `limit` records after the one with this id.
+    pub fn after(limit: u32, id: KeyId) -> Self {
+        Self { limit, after: Some(id) }
+    }
+}
+
+/// Changes to a key. What is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyUpdate {
+    /// The new name.
+    pub name: Option<Box<str>>,
+    /// The new scopes.
+    pub scopes: Option<Scopes>,
+    /// The new expiry; `Some(None)` takes the expiry away.
+    pub expires_at: Option<Option<SystemTime>>,
+}
+
+/// One use of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// The key.
+    pub id: KeyId,
+    /// When it was used.
+    pub at: SystemTime,
+    /// The format that its hash turned out to have.
+    pub format: HashFormat,
+}
+
+/// A hash to be replaced by another of the same key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HashChange {
+    /// The key.
+    pub id: KeyId,
+    /// The hash that the row must still hold.
+    pub expected: KeyHash,
+    /// The hash that takes its place: HMAC-SHA-256 under the current secret.
+    pub replacement: KeyHash,
+}
+
+/// How many keys are in force, by the format of their hash.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FormatCounts {
+    /// Known to be HMAC-SHA-256.
+    pub hmac_sha256: u64,
+    /// Known to be plain SHA-256.
+    pub sha256: u64,
+    /// Not known: both formats look alike, and neither the row nor a use has told yet.
+    pub unknown: u64,
+}

@@ -1,0 +1,225 @@
+//! The verifier: from the bytes of a header to a verified key.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{error, warn};
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Refusal, StoreError, VerifyError};
+use crate::hash::{Candidates, HashFormat, Match};
+use crate::key::PresentedKey;
+use crate::policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
+use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::scopes::Scopes;
+use crate::secret::SecretRing;
+use crate::store::{HashChange, KeyLookup, KeyStore};
+use crate::usage::{Flushed, WriteBehind};
+
+/// Decides whether a presented key is accepted.
+///
+/// Verification reads, and writes nothing. Last uses and hash upgrades are noted in memory, and
+/// written by a [`flush`](Self::flush): by hand, or on a timer with `spawn_flush` (feature `tokio`).
+///
+/// ```
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use lexikon_auth::{MemoryStore, SecretRing, ServerSecret, Refusal, Verifier};
+/// let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+/// let verifier = Verifier::new(MemoryStore::new(), ring);
+///
+/// let error = verifier.verify("lxk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").await.unwrap_err();
+/// assert_eq!(error.to_string(), "the API key was refused"); // for the caller
+/// assert_eq!(error.refusal(), Some(&Refusal::Unknown)); // for the log
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+/// ```
+pub struct Verifier<S> {
+    store: S,
+    ring: SecretRing,
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    notes: WriteBehind,
+}
+
+impl<S: KeyLookup> Verifier<S> {
+    /// A verifier with the default [`Policy`], which accepts every key that the lexikon service does.
+    pub fn new(store: S, ring: SecretRing) -> Self {
+        let (policy, clock) = (Policy::default(), Arc::new(SystemClock));
+        Self { store, ring, policy, clock, notes: WriteBehind::new() }
+    }
+
+    /// Sets the policy.
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Sets the clock.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Verifies a key as it was presented.
+    ///
+    /// # Errors
+    /// [`VerifyError::Refused`] when the key is not accepted, [`VerifyError::Unavailable`] when the
+    /// store could not answer.
+    pub fn verify<'a>(
+        &'a self,
+        presented: &'a (impl AsRef<[u8]> + ?Sized),
+    ) -> impl Future<Output = Result<VerifiedKey, VerifyError>> + Send + 'a {
+        let key = PresentedKey::parse(presented);
+        async move {
+            let candidates = self.candidates(&key.map_err(Refusal::Malformed)?)?;
+            let found = self.store.find(&candidates).await.map_err(VerifyError::Unavailable)?;
+            self.admit(&candidates, found.ok_or(Refusal::Unknown)?)
+        }
+    }
+
+    fn candidates(&self, key: &PresentedKey<'_>) -> Result<Candidates, Refusal> {
+        if !key.is_tagged() && self.policy.untagged == UntaggedPolicy::Refuse {
+            return Err(Refusal::UntaggedClosed);
+        }
+        Candidates::compute(key, &self.ring).ok_or(Refusal::ForgedTag)
+    }
+
+    /// Decides over the row that the store found.
+    fn admit(
+        &self,
+        candidates: &Candidates,
+        record: Arc<KeyRecord>,
+    ) -> Result<VerifiedKey, VerifyError> {
+        let Some(matched) = candidates.matching(&record.hash) else {
+            error!(key_id = %record.id, "the store returned a row that was not asked for");
+            return Err(VerifyError::Unavailable(StoreError::WrongRow(record.id.clone())));
+        };
+        let now = self.clock.now();
+        let refuse = |refusal: fn(KeyId) -> Refusal| Err(refusal(record.id.clone()).into());
+        if record.is_expired(now) {
+            return refuse(Refusal::Expired);
+        }
+        if record.is_revoked() {
+            return refuse(Refusal::Revoked);
+        }
+        if !record.owner_active {
+            return refuse(Refusal::OwnerDisabled);
+        }
+        if matched == Match::Legacy {
+            if !self.accepts_legacy(now) {
+                return refuse(Refusal::LegacyClosed);
+            }
+            warn!(key_id = %record.id, "a key stored as plain SHA-256 was accepted");
+        }
+        self.note(candidates, &record, matched, now);
+        Ok(VerifiedKey { record, matched })
+    }
+
+    fn accepts_legacy(&self, now: SystemTime) -> bool {
+        match self.policy.legacy {
+            LegacyPolicy::Accept | LegacyPolicy::UpgradeOnUse => true,
+            LegacyPolicy::AcceptUntil(date) => now < date,
+            LegacyPolicy::Refuse => false,
+        }
+    }
+
+    fn note(&self, candidates: &Candidates, record: &KeyRecord, matched: Match, now: SystemTime) {
+        self.notes.note_use(&record.id, now, matched.format());
+        let upgrade = match matched {
+            Match::Current => false,
+            Match::Retired => self.policy.retired == RetiredPolicy::UpgradeOnUse,
+            Match::Legacy => self.policy.legacy == LegacyPolicy::UpgradeOnUse,
+        };
+        if upgrade {
+            let (id, expected) = (record.id.clone(), record.hash);
+            self.notes.note_change(HashChange { id, expected, replacement: candidates.current() });
+        }
+    }
+
+    /// How many uses were not noted because more than 57,344 keys were used between two flushes.
+    pub fn dropped_uses(&self) -> u64 {
+        self.notes.dropped()
+    }
+}
+
+impl<S: KeyStore> Verifier<S> {
+    /// Writes the last uses and hash upgrades noted since the last flush. Call it before shutting
+    /// down.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store could not write. What was not written is kept and written by the
+    /// next flush, also when the future is dropped half-way.
+    pub async fn flush(&self) -> Result<Flushed, StoreError> {
+        self.notes.flush(&self.store).await
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl<S> Verifier<S> {
+    /// Completes when enough waits to be worth a flush before its time, or on request.
+    pub(crate) async fn flush_wanted(&self) {
+        self.notes.wake.notified().await;
+    }
+
+    pub(crate) fn request_flush(&self) {
+        self.notes.wake.notify_one();
+    }
+}
+
+impl<S> fmt::Debug for Verifier<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Verifier");
+        debug.field("ring", &self.ring).field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// The proof that a key was verified. Only a [`Verifier`] makes one.
+///
+/// It tells what was true at that moment: hold it for a request, not longer.
+#[derive(Clone, Debug)]
+pub struct VerifiedKey {
+    record: Arc<KeyRecord>,
+    matched: Match,
+}
+
+impl VerifiedKey {
+    /// The id of the key, safe to log.
+    pub fn id(&self) -> &KeyId {
+        &self.record.id
+    }
+
+    /// The owner of the key.
+    pub fn owner(&self) -> &OwnerId {
+        &self.record.owner
+    }
+
+    /// What the owner calls the key.
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// The scopes of the key.
+    pub fn scopes(&self) -> &Scopes {
+        &self.record.scopes
+    }
+
+    /// Whether the key may do what `scope` stands for; see [`Scopes::allows`].
+    pub fn allows(&self, scope: &str) -> bool {
+        self.record.scopes.allows(scope)
+    }
+
+    /// When the key stops being accepted. `None`: never.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.record.expires_at
+    }
+
+    /// The format that the key is stored in, as the comparison found it: [`HashFormat::Sha256`] is
+    /// the legacy one.
+    pub fn format(&self) -> HashFormat {
+        self.matched.format()
+    }
+
+    /// Whether the hash is under a retired secret.
+    pub fn is_under_retired_secret(&self) -> bool {
+        self.matched == Match::Retired
+    }
+}
