@@ -4,7 +4,7 @@ use std::fmt;
 
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use crate::hmac::{DIGEST, sha256};
+use crate::hmac::{DIGEST, Message};
 use crate::key::{ApiKey, PresentedKey};
 use crate::secret::{SecretRing, ServerSecret};
 
@@ -39,7 +39,7 @@ impl KeyHash {
 
     /// The hash under which a new `key` is stored: HMAC-SHA-256 under `secret`.
     pub fn of(key: &ApiKey, secret: &ServerSecret) -> Self {
-        Self(secret.hash_key().authenticate(key.expose_secret().as_bytes()))
+        Self(secret.hash_key().authenticate(&Message::new(key.expose_secret().as_bytes())))
     }
 
     /// The bytes.
@@ -141,11 +141,12 @@ impl Candidates {
             return None;
         }
         let mut candidates = Self { hashes: [KeyHash::default(); Self::MAX], length: 0, legacy };
+        let message = Message::new(key.as_bytes());
         for secret in ring.secrets() {
-            candidates.push(secret.hash_key().authenticate(key.as_bytes()));
+            candidates.push(secret.hash_key().authenticate(&message));
         }
         if legacy {
-            candidates.push(sha256(key.as_bytes()));
+            candidates.push(message.sha256());
         }
         Some(candidates)
     }

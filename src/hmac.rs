@@ -12,6 +12,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// SHA-256 digest, in bytes.
 pub(crate) const DIGEST: usize = 32;
 const BLOCK: usize = 64;
+/// Longest message that fits one block with its padding: a one bit and eight bytes of length.
+const MAX_SINGLE: usize = 55;
 
 /// The initial hash value of SHA-256 (FIPS 180-4, section 5.3.3).
 const INITIAL: [u32; 8] = [
@@ -38,7 +40,7 @@ impl HmacKey {
         if key.len() <= BLOCK {
             block[..key.len()].copy_from_slice(key);
         } else {
-            block[..DIGEST].copy_from_slice(&sha256(key));
+            block[..DIGEST].copy_from_slice(&Message::new(key).sha256());
         }
         let padded = |pad: u8| {
             let mut state = INITIAL;
@@ -53,32 +55,79 @@ impl HmacKey {
     }
 
     /// The HMAC-SHA-256 of `message`.
-    pub(crate) fn authenticate(&self, message: &[u8]) -> [u8; DIGEST] {
-        finish(self.outer, BLOCK, &finish(self.inner, BLOCK, message))
+    #[inline]
+    pub(crate) fn authenticate(&self, message: &Message<'_>) -> [u8; DIGEST] {
+        let inner = message.finish(self.inner, BLOCK);
+        let mut block = [0; BLOCK];
+        block[..DIGEST].copy_from_slice(&inner);
+        block[DIGEST] = 0x80;
+        put_length(&mut block, BLOCK + DIGEST);
+        let mut state = self.outer;
+        compress256(&mut state, &[block]);
+        to_bytes(state)
     }
 }
 
-/// The SHA-256 of `message`.
-pub(crate) fn sha256(message: &[u8]) -> [u8; DIGEST] {
-    finish(INITIAL, 0, message)
+/// A message to be hashed, possibly several times: under each secret, and plainly.
+pub(crate) struct Message<'a> {
+    bytes: &'a [u8],
+    /// The message and the first byte of its padding, where one block holds it.
+    block: [u8; BLOCK],
 }
 
-/// Absorbs `message` into a state that has taken `absorbed` bytes, then pads and finishes.
+impl<'a> Message<'a> {
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        let mut block = [0; BLOCK];
+        if bytes.len() <= MAX_SINGLE {
+            block[..bytes.len()].copy_from_slice(bytes);
+            block[bytes.len()] = 0x80;
+        }
+        Self { bytes, block }
+    }
+
+    /// The plain SHA-256 of the message.
+    #[inline]
+    pub(crate) fn sha256(&self) -> [u8; DIGEST] {
+        self.finish(INITIAL, 0)
+    }
+
+    /// Continues a hash that has absorbed `absorbed` bytes to the end of the message.
+    #[inline]
+    fn finish(&self, mut state: [u32; 8], absorbed: usize) -> [u8; DIGEST] {
+        if self.bytes.len() > MAX_SINGLE {
+            return self.finish_long(state, absorbed);
+        }
+        let mut block = self.block;
+        put_length(&mut block, absorbed + self.bytes.len());
+        compress256(&mut state, &[block]);
+        to_bytes(state)
+    }
+
+    #[cold]
+    fn finish_long(&self, mut state: [u32; 8], absorbed: usize) -> [u8; DIGEST] {
+        let (blocks, rest) = self.bytes.as_chunks::<BLOCK>();
+        compress256(&mut state, blocks);
+        let mut last = [[0; BLOCK]; 2];
+        let bytes = last.as_flattened_mut();
+        bytes[..rest.len()].copy_from_slice(rest);
+        bytes[rest.len()] = 0x80;
+        // Where the length does not fit behind the message, one more block takes it.
+        let used = if rest.len() <= MAX_SINGLE { 1 } else { 2 };
+        put_length(&mut last[used - 1], absorbed + self.bytes.len());
+        compress256(&mut state, &last[..used]);
+        to_bytes(state)
+    }
+}
+
+/// Ends a padded block with the length of the whole message, in bits.
 #[inline]
-fn finish(mut state: [u32; 8], absorbed: usize, message: &[u8]) -> [u8; DIGEST] {
-    let (blocks, rest) = message.as_chunks::<BLOCK>();
-    compress256(&mut state, blocks);
+fn put_length(block: &mut [u8; BLOCK], bytes: usize) {
+    *block.last_chunk_mut().expect("a block is longer") = (8 * bytes as u64).to_be_bytes();
+}
 
-    let mut last = [[0; BLOCK]; 2];
-    let bytes = last.as_flattened_mut();
-    bytes[..rest.len()].copy_from_slice(rest);
-    bytes[rest.len()] = 0x80;
-    // The length takes the last eight bytes of a block; where it does not fit, one more follows.
-    let used = if rest.len() < BLOCK - 8 { 1 } else { 2 };
-    let bits = 8 * (absorbed + message.len()) as u64;
-    bytes[used * BLOCK - 8..used * BLOCK].copy_from_slice(&bits.to_be_bytes());
-    compress256(&mut state, &last[..used]);
-
+#[inline]
+fn to_bytes(state: [u32; 8]) -> [u8; DIGEST] {
     let mut digest = [0; DIGEST];
     for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
         *bytes = word.to_be_bytes();

@@ -26,7 +26,7 @@ pub use hash::{Candidates, HashFormat, KeyHash};
 pub use key::{ApiKey, EntropyError, KEY_PREFIX, MalformedKey, PresentedKey};
 pub use manage::{IssuedKey, KeyManager, NewKey, Rotation};
 pub use policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
-pub use record::{KeyId, KeyRecord, KeyState, OwnerId};
+pub use record::{KeyId, KeyRecord, OwnerId, Revocation};
 pub use scopes::Scopes;
 pub use secret::{SecretError, SecretFingerprint, SecretRing, ServerSecret};
 #[cfg(feature = "sqlite")]

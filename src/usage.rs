@@ -2,25 +2,28 @@
 //!
 //! A row written on every request would be a hot row, and a write that fails must not fail a
 //! verification. So the verifier only notes; a flush writes.
+//!
+//! A use is noted in the record itself, which stores in memory and caches share among verifications:
+//! only the first use of a key between two flushes goes through a lock.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::error::StoreError;
 use crate::hash::HashFormat;
-use crate::record::KeyId;
+use crate::record::{ById, KeyId, KeyRecord};
 use crate::store::{HashChange, KeyStore, Usage};
 
 /// Locks that notes are spread over, so that two verifications rarely meet on one.
 const SHARDS: usize = 16;
-/// Notes that are kept for each lock: what fits a hash table of 4096 places at its load of 7/8.
-const SHARD_CAPACITY: usize = 3584;
-/// Upgrades that are kept between two flushes.
+/// Notes that are kept for each lock: what fits a hash table of 8192 places at its load of 7/8.
+const SHARD_CAPACITY: usize = 7168;
+/// Hash changes that are kept between two flushes.
 const CHANGES_CAPACITY: usize = 3584;
 
 /// What a flush wrote.
@@ -32,9 +35,52 @@ pub struct Flushed {
     pub upgraded: usize,
 }
 
+/// When a key was last used, and in which format it was found: microseconds since 1970, doubled, plus
+/// one for the legacy format. Zero when nothing waits to be written.
+#[derive(Default)]
+pub(crate) struct PendingUse(AtomicU64);
+
+impl PendingUse {
+    /// Notes a use, and returns whether it is the first since the last flush.
+    fn note(&self, at: SystemTime, format: HashFormat) -> bool {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX >> 1).max(1);
+        let mark = microseconds << 1 | u64::from(format == HashFormat::Sha256);
+        self.0.fetch_max(mark, Ordering::Relaxed) == 0
+    }
+
+    fn take(&self) -> (SystemTime, HashFormat) {
+        let mark = self.0.swap(0, Ordering::Relaxed);
+        let format = if mark & 1 == 1 { HashFormat::Sha256 } else { HashFormat::HmacSha256 };
+        (SystemTime::UNIX_EPOCH + Duration::from_micros(mark >> 1), format)
+    }
+}
+
+/// A copy of a record is another record: the use waits with the original.
+impl Clone for PendingUse {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// Not part of what a record says.
+impl PartialEq for PendingUse {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for PendingUse {}
+
+impl fmt::Debug for PendingUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PendingUse")
+    }
+}
+
 /// Notes that wait to be written. Bounded: what does not fit is dropped and counted.
 pub(crate) struct WriteBehind {
-    shards: [Shard; SHARDS],
+    used: [Shard; SHARDS],
     hasher: RandomState,
     changes: Mutex<HashMap<KeyId, HashChange>>,
     dropped: AtomicU64,
@@ -42,18 +88,16 @@ pub(crate) struct WriteBehind {
     pub(crate) wake: tokio::sync::Notify,
 }
 
-/// Padded to its own cache lines, so that two locks do not share one.
+/// The records with a pending use. Padded to its own cache lines, so that two locks do not share one.
 #[repr(align(128))]
-struct Shard(Mutex<Notes>);
-
-type Notes = HashMap<KeyId, (SystemTime, HashFormat)>;
+struct Shard(Mutex<HashSet<ById>>);
 
 impl WriteBehind {
     pub(crate) fn new() -> Self {
         // All memory is taken here: noting a use never allocates.
-        let shard = || Shard(Mutex::new(HashMap::with_capacity(SHARD_CAPACITY)));
+        let shard = || Shard(Mutex::new(HashSet::with_capacity(SHARD_CAPACITY)));
         Self {
-            shards: std::array::from_fn(|_| shard()),
+            used: std::array::from_fn(|_| shard()),
             hasher: RandomState::new(),
             changes: Mutex::new(HashMap::with_capacity(CHANGES_CAPACITY)),
             dropped: AtomicU64::new(0),
@@ -63,22 +107,29 @@ impl WriteBehind {
     }
 
     /// Notes that a key was used.
-    pub(crate) fn note_use(&self, id: &KeyId, at: SystemTime, format: HashFormat) {
-        let shard = self.hasher.hash_one(id) as usize % SHARDS;
-        let mut notes = lock(&self.shards[shard].0);
-        let full = notes.len() >= SHARD_CAPACITY;
-        match notes.entry(id.clone()) {
-            Entry::Occupied(mut entry) => entry.get_mut().0 = at.max(entry.get().0),
-            Entry::Vacant(entry) if !full => {
-                entry.insert((at, format));
-                #[cfg(feature = "tokio")]
-                if notes.len() == SHARD_CAPACITY / 2 {
-                    self.wake.notify_one();
-                }
+    #[inline]
+    pub(crate) fn note_use(&self, record: &Arc<KeyRecord>, at: SystemTime, format: HashFormat) {
+        if record.pending_use.note(at, format) {
+            self.enqueue(record);
+        }
+    }
+
+    fn enqueue(&self, record: &Arc<KeyRecord>) {
+        let shard = self.hasher.hash_one(&record.id) as usize % SHARDS;
+        let mut used = lock(&self.used[shard].0);
+        if let Some(ById(waiting)) = used.get(&record.id) {
+            // Another copy of the record, from a store that makes one for each look-up.
+            let (at, format) = record.pending_use.take();
+            waiting.pending_use.note(at, format);
+        } else if used.len() < SHARD_CAPACITY {
+            used.insert(ById(record.clone()));
+            #[cfg(feature = "tokio")]
+            if used.len() == SHARD_CAPACITY / 2 {
+                self.wake.notify_one();
             }
-            Entry::Vacant(_) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+        } else {
+            record.pending_use.take();
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -115,30 +166,31 @@ impl WriteBehind {
 /// Notes on their way to the store. Those still in it when it is dropped go back.
 struct Batch<'a> {
     source: &'a WriteBehind,
+    records: Vec<Arc<KeyRecord>>,
     used: Vec<Usage>,
     changes: Vec<HashChange>,
 }
 
 impl<'a> Batch<'a> {
     fn take(source: &'a WriteBehind) -> Self {
-        let mut used = Vec::new();
-        for Shard(notes) in &source.shards {
-            if lock(notes).is_empty() {
-                continue;
-            }
-            let empty = HashMap::with_capacity(SHARD_CAPACITY);
-            let notes = mem::replace(&mut *lock(notes), empty);
-            used.extend(notes.into_iter().map(|(id, (at, format))| Usage { id, at, format }));
+        let mut records = Vec::new();
+        for Shard(used) in &source.used {
+            records.extend(lock(used).drain().map(|ById(record)| record));
         }
+        let usage = |record: &Arc<KeyRecord>| {
+            let (at, format) = record.pending_use.take();
+            Usage { id: record.id.clone(), at, format }
+        };
+        let used = records.iter().map(usage).collect();
         let changes = lock(&source.changes).drain().map(|(_, change)| change).collect();
-        Self { source, used, changes }
+        Self { source, records, used, changes }
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        for Usage { id, at, format } in self.used.drain(..) {
-            self.source.note_use(&id, at, format);
+        for (record, usage) in self.records.iter().zip(self.used.drain(..)) {
+            self.source.note_use(record, usage.at, usage.format);
         }
         for change in self.changes.drain(..) {
             self.source.note_change(change);

@@ -122,8 +122,14 @@ impl<S: KeyLookup> Verifier<S> {
         }
     }
 
-    fn note(&self, candidates: &Candidates, record: &KeyRecord, matched: Match, now: SystemTime) {
-        self.notes.note_use(&record.id, now, matched.format());
+    fn note(
+        &self,
+        candidates: &Candidates,
+        record: &Arc<KeyRecord>,
+        matched: Match,
+        now: SystemTime,
+    ) {
+        self.notes.note_use(record, now, matched.format());
         let upgrade = match matched {
             Match::Current => false,
             Match::Retired => self.policy.retired == RetiredPolicy::UpgradeOnUse,
@@ -135,7 +141,7 @@ impl<S: KeyLookup> Verifier<S> {
         }
     }
 
-    /// How many uses were not noted because more than 57,344 keys were used between two flushes.
+    /// How many uses were not noted because more than 114,688 keys were used between two flushes.
     pub fn dropped_uses(&self) -> u64 {
         self.notes.dropped()
     }

@@ -1,6 +1,5 @@
 //! The store in memory: lock-free look-ups, one lock for writers.
 
-use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use std::time::SystemTime;
 use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat, KeyHash};
-use crate::record::{KeyId, KeyRecord, KeyState, OwnerId};
+use crate::record::{ById, KeyId, KeyRecord, OwnerId, Revocation};
 
 /// Keys in memory, for tests, for services that load their keys at start, and as the yardstick of
 /// speed. Clones share the same keys.
@@ -162,7 +161,8 @@ impl KeyStore for MemoryStore {
     ) -> Result<(), StoreError> {
         self.change(&mut self.index(), id, |record| {
             if !record.is_revoked() {
-                record.state = KeyState::Revoked { at: Some(at), reason: reason.map(Into::into) };
+                let reason = reason.map(Into::into);
+                record.revocation = Some(Box::new(Revocation { at: Some(at), reason }));
             }
             Ok(())
         })
@@ -193,8 +193,9 @@ impl KeyStore for MemoryStore {
         let due = |record: &&ById| !record.0.is_revoked() && record.0.is_expired(now);
         let due: Vec<_> = index.by_id.iter().filter(due).map(|record| record.0.clone()).collect();
         for record in &due {
-            let state = KeyState::Revoked { at: Some(now), reason: Some("expired".into()) };
-            self.put(&mut index, KeyRecord { state, ..(**record).clone() });
+            let revocation = Revocation { at: Some(now), reason: Some("expired".into()) };
+            let revocation = Some(Box::new(revocation));
+            self.put(&mut index, KeyRecord { revocation, ..(**record).clone() });
         }
         Ok(due.len() as u64)
     }
@@ -248,30 +249,6 @@ impl Index {
         self.by_id.get(id).map(|record| record.0.clone())
     }
 }
-
-/// A record that is found by its id without a copy of the id.
-#[derive(Debug)]
-struct ById(Arc<KeyRecord>);
-
-impl Borrow<KeyId> for ById {
-    fn borrow(&self) -> &KeyId {
-        &self.0.id
-    }
-}
-
-impl std::hash::Hash for ById {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.id.hash(state);
-    }
-}
-
-impl PartialEq for ById {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.id == other.0.id
-    }
-}
-
-impl Eq for ById {}
 
 /// Takes the first word of a digest for its hash: a digest is uniform already, and nobody can choose
 /// the ones that are stored.
