@@ -106,7 +106,9 @@ pub enum StoreError {
         column: &'static str,
     },
     /// The store returned a row whose hash is none of those it was asked for.
-    #[error("the store returned key {0}, whose hash was not asked for; this is a fault of the store")]
+    #[error(
+        "the store returned key {0}, whose hash was not asked for; this is a fault of the store"
+    )]
     WrongRow(KeyId),
     /// The store cannot answer now.
     #[error("the store is unavailable: {0}")]

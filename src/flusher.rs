@@ -45,7 +45,11 @@ impl<S: KeyStore + 'static> Verifier<S> {
     }
 }
 
-async fn run<S: KeyStore>(verifier: Arc<Verifier<S>>, interval: Duration, stopping: Arc<AtomicBool>) {
+async fn run<S: KeyStore>(
+    verifier: Arc<Verifier<S>>,
+    interval: Duration,
+    stopping: Arc<AtomicBool>,
+) {
     loop {
         // An elapsed timeout is the ordinary case: the interval is over.
         let _ = timeout(interval, verifier.flush_wanted()).await;

@@ -65,7 +65,8 @@ impl ConstantTimeEq for KeyHash {
             }
             words
         };
-        let difference = words(self).into_iter().zip(words(other)).fold(0, |all, (a, b)| all | (a ^ b));
+        let difference =
+            words(self).into_iter().zip(words(other)).fold(0, |all, (a, b)| all | (a ^ b));
         difference.ct_eq(&0)
     }
 }

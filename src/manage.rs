@@ -123,7 +123,8 @@ impl<S: KeyStore> KeyManager<S> {
         let expires_at = rotation.expires_at.or(old.expires_at);
         let (owner, name, scopes) = (old.owner.clone(), old.name.clone(), old.scopes.clone());
         let issued = self.draw(NewKey { owner, name, scopes, expires_at })?;
-        let old_expires_at = now.checked_add(rotation.overlap).and_then(|date| check_date(date).ok());
+        let old_expires_at =
+            now.checked_add(rotation.overlap).and_then(|date| check_date(date).ok());
         let old_expires_at = old_expires_at.ok_or(INVALID_OVERLAP)?;
         self.store.rotate(id, now, old_expires_at, &issued.record).await?;
         Ok(issued)
@@ -265,6 +266,7 @@ fn check_date(date: SystemTime) -> Result<SystemTime, ManageError> {
 
 /// Cuts a time after 1970 to the microsecond.
 fn to_microseconds(time: SystemTime) -> SystemTime {
-    let nanoseconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    let nanoseconds =
+        time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
     time - Duration::from_nanos(u64::from(nanoseconds % 1000))
 }

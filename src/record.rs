@@ -44,7 +44,9 @@ impl From<&str> for KeyId {
         let mut buffer = Uuid::encode_buffer();
         match Uuid::try_parse(text) {
             // Only the form that prints back to the same text: the id has to find its row again.
-            Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => Self(Repr::Uuid(uuid)),
+            Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => {
+                Self(Repr::Uuid(uuid))
+            }
             _ => Self(Repr::Text(text.into())),
         }
     }

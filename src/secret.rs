@@ -220,7 +220,8 @@ impl SecretRing {
             Some(secret) => ServerSecret::named(name, &secret).map(Some),
             None => Ok(None),
         };
-        let current = load(CURRENT)?.ok_or_else(|| SecretError::Missing { name: CURRENT.into() })?;
+        let current =
+            load(CURRENT)?.ok_or_else(|| SecretError::Missing { name: CURRENT.into() })?;
         match load(PREVIOUS)? {
             Some(previous) => Self::new(current).with_retired(previous),
             None => Ok(Self::new(current)),
@@ -301,7 +302,9 @@ pub enum SecretError {
         name: String,
     },
     /// Fewer than 32 bytes.
-    #[error("{name} is {length} bytes long, at least 32 are needed; make one with: openssl rand -hex 32")]
+    #[error(
+        "{name} is {length} bytes long, at least 32 are needed; make one with: openssl rand -hex 32"
+    )]
     TooShort {
         /// The variable, or `the server secret` where it came through the API.
         name: String,
@@ -343,7 +346,9 @@ pub enum SecretError {
         source: io::Error,
     },
     /// The same secret twice.
-    #[error("the secret with fingerprint {fingerprint} is in the ring already; remove one of the two")]
+    #[error(
+        "the secret with fingerprint {fingerprint} is in the ring already; remove one of the two"
+    )]
     Repeated {
         /// The fingerprint of the secret.
         fingerprint: SecretFingerprint,

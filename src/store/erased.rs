@@ -43,8 +43,19 @@ trait Erased: Send + Sync {
     fn find_by_id<'a>(&'a self, id: &'a KeyId) -> Answer<'a, Option<Arc<KeyRecord>>>;
     fn list<'a>(&'a self, owner: &'a OwnerId, page: &'a Page) -> Answer<'a, Vec<Arc<KeyRecord>>>;
     fn update<'a>(&'a self, id: &'a KeyId, update: &'a KeyUpdate) -> Answer<'a, ()>;
-    fn revoke<'a>(&'a self, id: &'a KeyId, at: SystemTime, reason: Option<&'a str>) -> Answer<'a, ()>;
-    fn rotate<'a>(&'a self, id: &'a KeyId, now: SystemTime, old_expires_at: SystemTime, successor: &'a KeyRecord) -> Answer<'a, ()>;
+    fn revoke<'a>(
+        &'a self,
+        id: &'a KeyId,
+        at: SystemTime,
+        reason: Option<&'a str>,
+    ) -> Answer<'a, ()>;
+    fn rotate<'a>(
+        &'a self,
+        id: &'a KeyId,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &'a KeyRecord,
+    ) -> Answer<'a, ()>;
     fn expire<'a>(&'a self, now: SystemTime) -> Answer<'a, u64>;
     fn record_usage<'a>(&'a self, batch: &'a [Usage]) -> Answer<'a, ()>;
     fn replace_hash<'a>(&'a self, change: &'a HashChange) -> Answer<'a, bool>;
@@ -72,11 +83,22 @@ impl<S: KeyStore> Erased for S {
         Box::pin(KeyStore::update(self, id, update))
     }
 
-    fn revoke<'a>(&'a self, id: &'a KeyId, at: SystemTime, reason: Option<&'a str>) -> Answer<'a, ()> {
+    fn revoke<'a>(
+        &'a self,
+        id: &'a KeyId,
+        at: SystemTime,
+        reason: Option<&'a str>,
+    ) -> Answer<'a, ()> {
         Box::pin(KeyStore::revoke(self, id, at, reason))
     }
 
-    fn rotate<'a>(&'a self, id: &'a KeyId, now: SystemTime, old_expires_at: SystemTime, successor: &'a KeyRecord) -> Answer<'a, ()> {
+    fn rotate<'a>(
+        &'a self,
+        id: &'a KeyId,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &'a KeyRecord,
+    ) -> Answer<'a, ()> {
         Box::pin(KeyStore::rotate(self, id, now, old_expires_at, successor))
     }
 
@@ -120,11 +142,22 @@ impl KeyStore for DynKeyStore {
         self.0.update(id, update).await
     }
 
-    async fn revoke(&self, id: &KeyId, at: SystemTime, reason: Option<&str>) -> Result<(), StoreError> {
+    async fn revoke(
+        &self,
+        id: &KeyId,
+        at: SystemTime,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
         self.0.revoke(id, at, reason).await
     }
 
-    async fn rotate(&self, id: &KeyId, now: SystemTime, old_expires_at: SystemTime, successor: &KeyRecord) -> Result<(), StoreError> {
+    async fn rotate(
+        &self,
+        id: &KeyId,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &KeyRecord,
+    ) -> Result<(), StoreError> {
         self.0.rotate(id, now, old_expires_at, successor).await
     }
 

@@ -87,7 +87,8 @@ impl MemoryStore {
 
     fn add(&self, index: &mut Index, record: &KeyRecord) -> Result<(), StoreError> {
         let mut record = record.clone();
-        if index.by_id.contains(&record.id) || self.shared.by_hash.pin().contains_key(&record.hash) {
+        if index.by_id.contains(&record.id) || self.shared.by_hash.pin().contains_key(&record.hash)
+        {
             return Err(StoreError::Conflict);
         }
         // The owner's own text is shared among its keys.
@@ -182,7 +183,8 @@ impl KeyStore for MemoryStore {
         }
         self.add(&mut index, successor)?;
         self.change(&mut index, id, |record| {
-            let expires_at = record.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
+            let expires_at =
+                record.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
             record.expires_at = Some(expires_at);
             Ok(())
         })
