@@ -94,6 +94,14 @@ pub enum StoreError {
     /// The store cannot be written to.
     #[error("the store is read-only; check its permissions and how it was opened")]
     ReadOnly(#[source] Box<dyn StdError + Send + Sync>),
+    /// The database cannot be opened.
+    #[error(
+        "the database cannot be opened; check that the file exists and may be read and written"
+    )]
+    CannotOpen(#[source] Box<dyn StdError + Send + Sync>),
+    /// The database is damaged, or the file is none.
+    #[error("the file is damaged or not a database; check the path, or restore it from a backup")]
+    Corrupt(#[source] Box<dyn StdError + Send + Sync>),
     /// The database is not one that the store knows.
     #[error("the database has an unknown schema: {0}")]
     Schema(String),
@@ -102,6 +110,12 @@ pub enum StoreError {
     InvalidRow {
         /// The id of the row, empty where that is what cannot be read.
         id: String,
+        /// The column.
+        column: &'static str,
+    },
+    /// A time that no column can hold.
+    #[error("the time for column {column} is outside the years 1 to 9999; choose another")]
+    Unstorable {
         /// The column.
         column: &'static str,
     },

@@ -108,6 +108,11 @@ impl HashFormat {
             Self::Sha256 => "sha256",
         }
     }
+
+    /// The format with this name, as [`as_str`](Self::as_str) gives it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::HmacSha256, Self::Sha256].into_iter().find(|format| format.as_str() == name)
+    }
 }
 
 impl fmt::Display for HashFormat {

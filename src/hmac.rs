@@ -134,3 +134,130 @@ fn to_bytes(state: [u32; 8]) -> [u8; DIGEST] {
     }
     digest
 }
+
+#[cfg(test)]
+mod tests {
+    use hmac::{Hmac, KeyInit, Mac};
+    use proptest::collection::vec;
+    use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
+    use serde_json::Value;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// HMAC-SHA-256 by the `hmac` crate.
+    fn reference_hmac(key: &[u8], message: &[u8]) -> [u8; DIGEST] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length");
+        mac.update(message);
+        mac.finalize().into_bytes().into()
+    }
+
+    fn reference_sha256(message: &[u8]) -> [u8; DIGEST] {
+        Sha256::digest(message).into()
+    }
+
+    fn our_hmac(key: &[u8], message: &[u8]) -> [u8; DIGEST] {
+        HmacKey::new(key).authenticate(&Message::new(message))
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn every_hash_of_the_lexikon_service_is_matched() {
+        let file: Value = serde_json::from_str(include_str!("../tests/data/hash_vectors.json"))
+            .expect("the file is JSON");
+        let vectors = file["vectors"].as_array().expect("a list of vectors");
+        assert_eq!(vectors.len(), 122);
+        for vector in vectors {
+            let text = |field: &str| vector[field].as_str().expect("a text");
+            let (secret, key) = (text("secret").as_bytes(), text("key").as_bytes());
+            assert_eq!(hex(&our_hmac(secret, key)), text("hmac_sha256"), "{vector}");
+            assert_eq!(hex(&Message::new(key).sha256()), text("sha256"), "{vector}");
+        }
+    }
+
+    /// RFC 4231, sections 4.2 to 4.8. Case 5 gives only the first 128 bits.
+    #[test]
+    fn the_cases_of_rfc_4231_are_matched() {
+        let counting: Vec<u8> = (1..=25).collect();
+        let larger_than_block = b"Test Using Larger Than Block-Size Key - Hash Key First";
+        let both_larger = b"This is a test using a larger than block-size key and a larger than \
+            block-size data. The key needs to be hashed before being used by the HMAC algorithm.";
+        let cases: [(&[u8], &[u8], &str); 7] = [
+            (
+                &[0x0b; 20],
+                b"Hi There",
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+            ),
+            (
+                b"Jefe",
+                b"what do ya want for nothing?",
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                &[0xaa; 20],
+                &[0xdd; 50],
+                "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe",
+            ),
+            (
+                &counting,
+                &[0xcd; 50],
+                "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b",
+            ),
+            (&[0x0c; 20], b"Test With Truncation", "a3b6167473100ee06e0c796c2955552b"),
+            (
+                &[0xaa; 131],
+                larger_than_block,
+                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+            ),
+            (
+                &[0xaa; 131],
+                both_larger,
+                "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+            ),
+        ];
+        for (number, (key, message, expected)) in (1..).zip(cases) {
+            let mac = hex(&our_hmac(key, message));
+            assert_eq!(&mac[..expected.len()], expected, "case {number}");
+        }
+    }
+
+    /// Every length passes each boundary of padding: 55, 56, 63, 64, 119, 120 and so on.
+    #[test]
+    fn every_length_of_key_and_message_agrees_with_the_reference() {
+        let bytes: Vec<u8> = (0..300).map(|index| (index * 7 % 251) as u8).collect();
+        for length in 0..=bytes.len() {
+            let (message, key) = (&bytes[..length], &bytes[300 - length..]);
+            assert_eq!(Message::new(message).sha256(), reference_sha256(message), "{length}");
+            for key in [key, b"short"] {
+                assert_eq!(our_hmac(key, message), reference_hmac(key, message), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_message_can_be_hashed_several_times() {
+        let message = Message::new(b"lxk_");
+        let (one, other) = (HmacKey::new(b"one"), HmacKey::new(b"other"));
+        for _ in 0..2 {
+            assert_eq!(one.authenticate(&message), reference_hmac(b"one", b"lxk_"));
+            assert_eq!(other.authenticate(&message), reference_hmac(b"other", b"lxk_"));
+            assert_eq!(message.sha256(), reference_sha256(b"lxk_"));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn any_key_and_message_agree_with_the_reference(
+            key in vec(any::<u8>(), 0..200),
+            message in vec(any::<u8>(), 0..300),
+        ) {
+            prop_assert_eq!(our_hmac(&key, &message), reference_hmac(&key, &message));
+            prop_assert_eq!(Message::new(&message).sha256(), reference_sha256(&message));
+        }
+    }
+}

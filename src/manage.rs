@@ -139,7 +139,7 @@ impl<S: KeyStore> KeyManager<S> {
         Ok(self.store.expire(self.now()).await?)
     }
 
-    /// How many keys are in force, by the format of their hash.
+    /// How many keys are not revoked, by the format of their hash.
     ///
     /// # Errors
     /// [`ManageError::Store`] when the store cannot answer.

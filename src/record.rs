@@ -1,6 +1,7 @@
 //! What a store knows of a key.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use crate::usage::PendingUse;
 ///
 /// New ids are version 4 UUIDs, as the lexikon service makes them; any other text that stands in a
 /// table is kept as it is.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyId(Repr);
 
 /// A UUID in its usual form takes no allocation; a million keys make that count.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Repr {
     Uuid(Uuid),
     Text(Arc<str>),
@@ -36,6 +37,24 @@ impl KeyId {
         let mut bytes = [0; 16];
         fill_random(&mut bytes)?;
         Ok(Self(Repr::Uuid(uuid::Builder::from_random_bytes(bytes).into_uuid())))
+    }
+}
+
+/// The order of the texts, as a database sorts them.
+impl Ord for KeyId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (&self.0, &other.0) {
+            // The text of a UUID sorts as its bytes do.
+            (Repr::Uuid(one), Repr::Uuid(another)) => one.cmp(another),
+            (Repr::Text(one), Repr::Text(another)) => one.cmp(another),
+            _ => self.to_string().cmp(&other.to_string()),
+        }
+    }
+}
+
+impl PartialOrd for KeyId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

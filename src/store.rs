@@ -158,7 +158,7 @@ pub trait KeyStore: KeyLookup {
         change: &HashChange,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// How many keys are in force by the format of their hash, as far as the rows say.
+    /// How many keys are not revoked, by the format of their hash as far as the rows say.
     ///
     /// # Errors
     /// Those of a store that cannot answer.
@@ -219,7 +219,7 @@ pub struct HashChange {
     pub replacement: KeyHash,
 }
 
-/// How many keys are in force, by the format of their hash.
+/// How many keys are not revoked, by the format of their hash.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FormatCounts {
     /// Known to be HMAC-SHA-256.

@@ -1,0 +1,432 @@
+//! The store in SQLite: the lexikon service's own tables as they are, or the same tables in an empty
+//! database.
+//!
+//! Rows that this store writes read back in SQLAlchemy: times as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC,
+//! booleans as 0 and 1, hashes as 64 hex digits.
+
+mod row;
+mod schema;
+mod timestamp;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use self::row::{COLUMNS, DETAIL_COLUMNS, NO_DETAIL_COLUMNS, read_record};
+use self::schema::Schema;
+use self::timestamp::{to_text, to_text_optional};
+use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use crate::error::StoreError;
+use crate::hash::{Candidates, HashFormat};
+use crate::record::{KeyId, KeyRecord, OwnerId};
+
+/// How long a call waits for a lock or for a connection before the store is unavailable: a request
+/// waits behind it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Readers work side by side in SQLite, and each connection has a thread.
+const MAX_CONNECTIONS: u32 = 4;
+
+/// Keys in a SQLite database. Clones share its connections.
+///
+/// In an empty database the store creates the tables `api_keys` and `users`. There an owner is
+/// created with its first key. In a database of the lexikon service it uses the service's tables
+/// without a change; owners are the service's users, and a key for an unknown one is an error.
+///
+/// A revocation's time and reason and the format of a hash have no column in the service's table.
+/// [`extend_schema`](Self::extend_schema) adds them.
+///
+/// ```
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("keys.db");
+/// use lexikon_auth::SqliteStore;
+/// let store = SqliteStore::open_or_create(&path).await?;
+/// # store.close().await;
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    pool: SqlitePool,
+    schema: Schema,
+    statements: Arc<Statements>,
+}
+
+/// The queries that return records, made once from the columns that the table has.
+#[derive(Debug)]
+struct Statements {
+    /// By number of candidates, from one.
+    find: Vec<SqlStr>,
+    find_by_id: SqlStr,
+    list: SqlStr,
+    list_after: SqlStr,
+}
+
+impl SqliteStore {
+    /// Opens an existing database file. An empty one gets its tables.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotOpen`] when there is no such file or it may not be read,
+    /// [`StoreError::Corrupt`] when it is not a database, [`StoreError::Schema`] when it holds other
+    /// tables, [`StoreError::ReadOnly`] when it is empty and cannot be written.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::connect(SqliteConnectOptions::new().filename(path)).await
+    }
+
+    /// Opens a database file, and creates it when there is none.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); [`StoreError::CannotOpen`] when the file cannot be created.
+    pub async fn open_or_create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::connect(SqliteConnectOptions::new().filename(path).create_if_missing(true)).await
+    }
+
+    /// Opens a database with options of sqlx, such as read-only access.
+    ///
+    /// The store waits 2 seconds for a locked database and for a free connection, of which it has 4;
+    /// use [`with_pool`](Self::with_pool) to choose otherwise.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub async fn connect(options: SqliteConnectOptions) -> Result<Self, StoreError> {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            // A file does not hang up; a ping before each call would double its cost.
+            .test_before_acquire(false)
+            .connect_with(options.busy_timeout(PATIENCE));
+        Self::with_pool(pool.await.map_err(unavailable)?).await
+    }
+
+    /// Uses a pool that the application has already.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub async fn with_pool(pool: SqlitePool) -> Result<Self, StoreError> {
+        let schema = schema::recognise_or_create(&pool).await?;
+        Ok(Self::on(pool, schema))
+    }
+
+    /// Adds the columns `revoked_at`, `revoked_reason` and `hash_format` to `api_keys`, where they are
+    /// missing, and returns a store that fills them.
+    ///
+    /// All are NULL in the rows that are there, no row is rewritten, and readers that name their
+    /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
+    /// processes at once.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] or [`StoreError::Unavailable`] when the table cannot be changed.
+    pub async fn extend_schema(self) -> Result<Self, StoreError> {
+        let schema = schema::extend(&self.pool, self.schema).await?;
+        Ok(Self::on(self.pool, schema))
+    }
+
+    /// Disables or enables an owner: the keys of a disabled one are refused.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownOwner`] in a database of the lexikon service, where users are the
+    /// service's to create.
+    pub async fn set_owner_active(&self, owner: &OwnerId, active: bool) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        self.create_owner(&mut transaction, owner).await?;
+        let changed = sqlx::query("UPDATE users SET is_active = ?2 WHERE id = ?1")
+            .bind(owner.as_str())
+            .bind(active)
+            .execute(&mut *transaction)
+            .await
+            .map_err(unavailable)?
+            .rows_affected();
+        if changed == 0 {
+            return Err(StoreError::UnknownOwner(owner.clone()));
+        }
+        transaction.commit().await.map_err(unavailable)
+    }
+
+    /// Closes all connections, once the calls that are under way have ended.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    fn on(pool: SqlitePool, schema: Schema) -> Self {
+        let details = if schema.has_details { DETAIL_COLUMNS } else { NO_DETAIL_COLUMNS };
+        // Made of constants alone.
+        let statement = |rest: &str| {
+            let joined = "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id";
+            AssertSqlSafe(format!("SELECT {COLUMNS}, {details} {joined} {rest}")).into_sql_str()
+        };
+        let order = "ORDER BY coalesce(k.created_at, '') DESC, k.id DESC LIMIT ?2";
+        let find = |count| format!("WHERE k.key_hash IN (?{})", ", ?".repeat(count - 1));
+        let statements = Arc::new(Statements {
+            find: (1..=Candidates::MAX).map(|count| statement(&find(count))).collect(),
+            find_by_id: statement("WHERE k.id = ?1"),
+            list: statement(&format!("WHERE k.user_id = ?1 {order}")),
+            // By the stored text of the last row, not by its time: one time has several texts.
+            list_after: statement(&format!(
+                "WHERE k.user_id = ?1 AND (coalesce(k.created_at, ''), k.id) < \
+                 (SELECT coalesce(created_at, ''), id FROM api_keys WHERE id = ?3 AND user_id = ?1) \
+                 {order}"
+            )),
+        });
+        Self { pool, schema, statements }
+    }
+
+    /// Adds the owner where owners are this store's to create.
+    async fn create_owner(
+        &self,
+        connection: &mut SqliteConnection,
+        owner: &OwnerId,
+    ) -> Result<(), StoreError> {
+        if self.schema.owns_users {
+            sqlx::query("INSERT INTO users (id, is_active) VALUES (?1, 1) ON CONFLICT DO NOTHING")
+                .bind(owner.as_str())
+                .execute(connection)
+                .await
+                .map_err(unavailable)?;
+        }
+        Ok(())
+    }
+
+    async fn insert_in(
+        &self,
+        connection: &mut SqliteConnection,
+        record: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        self.create_owner(connection, &record.owner).await?;
+        let (columns, values) = match self.schema.has_details {
+            true => (", revoked_at, revoked_reason, hash_format", ", ?10, ?11, ?12"),
+            false => ("", ""),
+        };
+        let insert = format!(
+            "INSERT INTO api_keys \
+             (id, user_id, key_hash, name, scopes, is_active, created_at, expires_at, last_used_at{columns}) \
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9{values} \
+             WHERE EXISTS (SELECT 1 FROM users WHERE id = ?2)"
+        );
+        let mut insert = sqlx::query(AssertSqlSafe(insert))
+            .bind(record.id.to_string())
+            .bind(record.owner.as_str())
+            .bind(record.hash.to_hex())
+            .bind(&*record.name)
+            .bind(record.scopes.as_str())
+            .bind(!record.is_revoked())
+            .bind(to_text_optional("created_at", record.created_at)?)
+            .bind(to_text_optional("expires_at", record.expires_at)?)
+            .bind(to_text_optional("last_used_at", record.last_used_at)?);
+        if self.schema.has_details {
+            let revocation = record.revocation.as_deref().cloned().unwrap_or_default();
+            insert = insert
+                .bind(to_text_optional("revoked_at", revocation.at)?)
+                .bind(revocation.reason)
+                .bind(record.format.map(HashFormat::as_str));
+        }
+        match insert.execute(connection).await.map_err(unavailable)?.rows_affected() {
+            0 => Err(StoreError::UnknownOwner(record.owner.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl KeyLookup for SqliteStore {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let hashes = candidates.as_slice();
+        let mut query = sqlx::query(self.statements.find[hashes.len() - 1].clone());
+        for hash in hashes {
+            query = query.bind(hash.to_hex());
+        }
+        let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
+        let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+        let preference = |record: &KeyRecord| hashes.iter().position(|hash| *hash == record.hash);
+        Ok(records.into_iter().min_by_key(preference).map(Arc::new))
+    }
+}
+
+impl KeyStore for SqliteStore {
+    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        self.insert_in(&mut transaction, record).await?;
+        transaction.commit().await.map_err(unavailable)
+    }
+
+    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
+        let row = query.fetch_optional(&self.pool).await.map_err(unavailable)?;
+        Ok(row.as_ref().map(read_record).transpose()?.map(Arc::new))
+    }
+
+    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
+        let Statements { list, list_after, .. } = &*self.statements;
+        let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
+            .bind(owner.as_str())
+            .bind(page.limit);
+        let query = match &page.after {
+            Some(id) => query.bind(id.to_string()),
+            None => query,
+        };
+        let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
+        rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
+    }
+
+    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
+        let expires_at = update.expires_at.unwrap_or_default();
+        let changed = sqlx::query(
+            "UPDATE api_keys SET name = coalesce(?2, name), scopes = coalesce(?3, scopes), \
+             expires_at = CASE WHEN ?4 THEN ?5 ELSE expires_at END WHERE id = ?1",
+        )
+        .bind(id.to_string())
+        .bind(update.name.as_deref())
+        .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
+        .bind(update.expires_at.is_some())
+        .bind(to_text_optional("expires_at", expires_at)?)
+        .execute(&self.pool)
+        .await
+        .map_err(unavailable)?;
+        found(id, changed.rows_affected())
+    }
+
+    async fn revoke(
+        &self,
+        id: &KeyId,
+        at: SystemTime,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        // A revoked row is written again with what it holds, so that it counts as found.
+        let revoke = match self.schema.has_details {
+            true => {
+                "UPDATE api_keys SET is_active = 0, \
+                 revoked_at = CASE WHEN is_active = 1 THEN ?2 ELSE revoked_at END, \
+                 revoked_reason = CASE WHEN is_active = 1 THEN ?3 ELSE revoked_reason END \
+                 WHERE id = ?1"
+            }
+            false => "UPDATE api_keys SET is_active = 0 WHERE id = ?1",
+        };
+        let mut query = sqlx::query(revoke).bind(id.to_string());
+        if self.schema.has_details {
+            query = query.bind(to_text("revoked_at", at)?).bind(reason);
+        }
+        let changed = query.execute(&self.pool).await.map_err(unavailable)?;
+        found(id, changed.rows_affected())
+    }
+
+    async fn rotate(
+        &self,
+        id: &KeyId,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        let old = sqlx::query(self.statements.find_by_id.clone())
+            .bind(id.to_string())
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        let old = read_record(&old.ok_or_else(|| StoreError::NotFound(id.clone()))?)?;
+        if old.is_revoked() || old.is_expired(now) {
+            return Err(StoreError::NotInForce(id.clone()));
+        }
+        self.insert_in(&mut transaction, successor).await?;
+        let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
+        sqlx::query("UPDATE api_keys SET expires_at = ?2 WHERE id = ?1")
+            .bind(id.to_string())
+            .bind(to_text("expires_at", expires_at)?)
+            .execute(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        transaction.commit().await.map_err(unavailable)
+    }
+
+    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
+        // Texts of one format compare as their times do, also where the fraction is missing.
+        let expire = match self.schema.has_details {
+            true => {
+                "UPDATE api_keys SET is_active = 0, revoked_at = ?1, revoked_reason = 'expired' \
+                 WHERE is_active = 1 AND expires_at <= ?1"
+            }
+            false => "UPDATE api_keys SET is_active = 0 WHERE is_active = 1 AND expires_at <= ?1",
+        };
+        let query = sqlx::query(expire).bind(to_text("expires_at", now)?);
+        Ok(query.execute(&self.pool).await.map_err(unavailable)?.rows_affected())
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        let update = match self.schema.has_details {
+            true => {
+                "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ''), ?2), \
+                 hash_format = coalesce(hash_format, ?3) WHERE id = ?1"
+            }
+            false => {
+                "UPDATE api_keys SET last_used_at = ?2 \
+                 WHERE id = ?1 AND coalesce(last_used_at, '') < ?2"
+            }
+        };
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        for Usage { id, at, format } in batch {
+            let mut query =
+                sqlx::query(update).bind(id.to_string()).bind(to_text("last_used_at", *at)?);
+            if self.schema.has_details {
+                query = query.bind(format.as_str());
+            }
+            query.execute(&mut *transaction).await.map_err(unavailable)?;
+        }
+        transaction.commit().await.map_err(unavailable)
+    }
+
+    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
+        let update = match self.schema.has_details {
+            true => {
+                "UPDATE api_keys SET key_hash = ?3, hash_format = 'hmac-sha256' \
+                 WHERE id = ?1 AND key_hash = ?2"
+            }
+            false => "UPDATE api_keys SET key_hash = ?3 WHERE id = ?1 AND key_hash = ?2",
+        };
+        let query = sqlx::query(update)
+            .bind(change.id.to_string())
+            .bind(change.expected.to_hex())
+            .bind(change.replacement.to_hex());
+        match query.execute(&self.pool).await.map_err(unavailable) {
+            Ok(changed) => Ok(changed.rows_affected() == 1),
+            Err(StoreError::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
+        let format = if self.schema.has_details { "hash_format" } else { "NULL" };
+        let count = format!(
+            "SELECT count(*) FILTER (WHERE {format} = 'hmac-sha256'), \
+             count(*) FILTER (WHERE {format} = 'sha256'), count(*) FROM api_keys WHERE is_active = 1"
+        );
+        let query = sqlx::query_as::<_, (i64, i64, i64)>(AssertSqlSafe(count));
+        let (hmac_sha256, sha256, all) = query.fetch_one(&self.pool).await.map_err(unavailable)?;
+        Ok(FormatCounts {
+            hmac_sha256: hmac_sha256.unsigned_abs(),
+            sha256: sha256.unsigned_abs(),
+            unknown: (all - hmac_sha256 - sha256).unsigned_abs(),
+        })
+    }
+}
+
+fn found(id: &KeyId, rows: u64) -> Result<(), StoreError> {
+    if rows == 0 { Err(StoreError::NotFound(id.clone())) } else { Ok(()) }
+}
+
+/// What a failure of sqlx means to a caller. SQLite's codes: <https://www.sqlite.org/rescode.html>.
+fn unavailable(error: sqlx::Error) -> StoreError {
+    let Some(database) = error.as_database_error() else {
+        return StoreError::Unavailable(error.into());
+    };
+    if database.is_unique_violation() {
+        return StoreError::Conflict;
+    }
+    let code = database.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default();
+    // The low byte is the kind, the rest its details.
+    match code & 0xff {
+        8 => StoreError::ReadOnly(error.into()),
+        11 | 26 => StoreError::Corrupt(error.into()),
+        14 => StoreError::CannotOpen(error.into()),
+        _ => StoreError::Unavailable(error.into()),
+    }
+}

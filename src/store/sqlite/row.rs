@@ -1,0 +1,82 @@
+//! From a row to a record.
+
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{Decode, Row, Type};
+
+use super::timestamp::from_text;
+use crate::error::StoreError;
+use crate::hash::{HashFormat, KeyHash};
+use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
+use crate::scopes::Scopes;
+
+/// The columns of every table, in the order in which [`read_record`] takes them.
+pub(super) const COLUMNS: &str = "k.id, k.user_id, u.is_active, k.key_hash, k.name, k.scopes, \
+     k.is_active, k.created_at, k.expires_at, k.last_used_at";
+/// The columns that the extension of the schema adds.
+pub(super) const DETAIL_COLUMNS: &str = "k.revoked_at, k.revoked_reason, k.hash_format";
+/// What stands in their place where they are missing.
+pub(super) const NO_DETAIL_COLUMNS: &str = "NULL, NULL, NULL";
+
+/// Reads a row. SQLite lets any column hold anything, so each value is checked.
+pub(super) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+    let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
+    let id = KeyId::from(columns.read::<&str>(0, "id")?);
+    let owner = OwnerId::from(columns.read::<&str>(1, "user_id")?);
+    let hash =
+        columns.check(3, "key_hash", KeyHash::from_hex)?.ok_or(columns.invalid("key_hash"))?;
+
+    let mut record = KeyRecord::new(id, owner, hash);
+    record.owner_active = columns.flag(2, "users.is_active")?;
+    record.name = columns.read::<&str>(4, "name")?.into();
+    record.scopes = Scopes::parse(columns.read(5, "scopes")?);
+    if !columns.flag(6, "is_active")? {
+        let at = columns.check(10, "revoked_at", from_text)?;
+        let reason = columns.read::<Option<&str>>(11, "revoked_reason")?.map(Into::into);
+        record.revocation = Some(Box::new(Revocation { at, reason }));
+    }
+    record.created_at = columns.check(7, "created_at", from_text)?;
+    record.expires_at = columns.check(8, "expires_at", from_text)?;
+    record.last_used_at = columns.check(9, "last_used_at", from_text)?;
+    record.format = columns.check(12, "hash_format", HashFormat::from_name)?;
+    Ok(record)
+}
+
+struct Columns<'r> {
+    id: &'r str,
+    row: &'r SqliteRow,
+}
+
+impl<'r> Columns<'r> {
+    fn read<T>(&self, index: usize, column: &'static str) -> Result<T, StoreError>
+    where
+        T: Decode<'r, Sqlite> + Type<Sqlite>,
+    {
+        self.row.try_get(index).map_err(|_| self.invalid(column))
+    }
+
+    /// A text that `parse` understands, or NULL.
+    fn check<T>(
+        &self,
+        index: usize,
+        column: &'static str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, StoreError> {
+        match self.read::<Option<&str>>(index, column)? {
+            Some(text) => Ok(Some(parse(text).ok_or(self.invalid(column))?)),
+            None => Ok(None),
+        }
+    }
+
+    /// A boolean as SQLAlchemy writes it; NULL counts as no.
+    fn flag(&self, index: usize, column: &'static str) -> Result<bool, StoreError> {
+        match self.read::<Option<i64>>(index, column)? {
+            None | Some(0) => Ok(false),
+            Some(1) => Ok(true),
+            Some(_) => Err(self.invalid(column)),
+        }
+    }
+
+    fn invalid(&self, column: &'static str) -> StoreError {
+        StoreError::InvalidRow { id: self.id.to_owned(), column }
+    }
+}

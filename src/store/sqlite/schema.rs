@@ -1,0 +1,140 @@
+//! The tables: recognised where they are, created in an empty database, extended on request.
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteConnection;
+
+use super::unavailable;
+use crate::error::StoreError;
+
+/// What the database offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schema {
+    /// Whether `api_keys` has the columns of the extension.
+    pub(super) has_details: bool,
+    /// Whether `users` is this crate's own, with nothing but an id and a state.
+    pub(super) owns_users: bool,
+}
+
+/// The columns that verification and management need.
+const API_KEYS: [&str; 9] = [
+    "id",
+    "user_id",
+    "key_hash",
+    "name",
+    "scopes",
+    "is_active",
+    "last_used_at",
+    "created_at",
+    "expires_at",
+];
+const USERS: [&str; 2] = ["id", "is_active"];
+
+/// The columns of the extension, with their types. All nullable: no row is rewritten.
+const DETAILS: [(&str, &str); 3] = [
+    ("revoked_at", "ALTER TABLE api_keys ADD COLUMN revoked_at DATETIME"),
+    ("revoked_reason", "ALTER TABLE api_keys ADD COLUMN revoked_reason VARCHAR"),
+    ("hash_format", "ALTER TABLE api_keys ADD COLUMN hash_format VARCHAR"),
+];
+
+/// The same tables as the lexikon service's, as far as this crate needs them, extension included.
+const CREATE: [&str; 4] = [
+    "CREATE TABLE users (id VARCHAR NOT NULL PRIMARY KEY, is_active BOOLEAN)",
+    "CREATE TABLE api_keys (
+        id VARCHAR NOT NULL PRIMARY KEY,
+        user_id VARCHAR NOT NULL REFERENCES users (id),
+        key_hash VARCHAR NOT NULL,
+        name VARCHAR NOT NULL,
+        scopes VARCHAR NOT NULL,
+        is_active BOOLEAN,
+        last_used_at DATETIME,
+        created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        expires_at DATETIME,
+        revoked_at DATETIME,
+        revoked_reason VARCHAR,
+        hash_format VARCHAR
+    )",
+    "CREATE UNIQUE INDEX ix_api_keys_key_hash ON api_keys (key_hash)",
+    "CREATE INDEX ix_api_keys_user_id ON api_keys (user_id, created_at)",
+];
+
+/// Finds out which schema a database has, and creates one where it has none.
+pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, StoreError> {
+    let mut connection = pool.acquire().await.map_err(unavailable)?;
+    if !is_empty(&mut connection).await? {
+        return recognise(&mut connection).await;
+    }
+    // Readers and a writer side by side. Only here: the mode of a database that is in use is its
+    // owner's choice. Not possible inside a transaction.
+    sqlx::query("PRAGMA journal_mode = WAL")
+        .execute(&mut *connection)
+        .await
+        .map_err(unavailable)?;
+    drop(connection);
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+    // Another process may have been faster.
+    if is_empty(&mut transaction).await? {
+        for statement in CREATE {
+            sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
+        }
+    }
+    let schema = recognise(&mut transaction).await?;
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(schema)
+}
+
+/// Adds the columns of the extension that are missing.
+pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, StoreError> {
+    if schema.has_details {
+        return Ok(schema);
+    }
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+    let columns = columns(&mut transaction, "api_keys").await?;
+    for (column, statement) in DETAILS {
+        if !columns.iter().any(|known| known == column) {
+            sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
+        }
+    }
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(Schema { has_details: true, ..schema })
+}
+
+async fn recognise(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {
+    let api_keys = required_columns(connection, "api_keys", &API_KEYS).await?;
+    let users = required_columns(connection, "users", &USERS).await?;
+    let has = |column: &str| api_keys.iter().any(|known| known == column);
+    Ok(Schema {
+        has_details: DETAILS.iter().all(|(column, _)| has(column)),
+        owns_users: users.len() == USERS.len(),
+    })
+}
+
+async fn required_columns(
+    connection: &mut SqliteConnection,
+    table: &str,
+    required: &[&str],
+) -> Result<Vec<String>, StoreError> {
+    let known = columns(connection, table).await?;
+    if known.is_empty() {
+        let problem = "is missing; open the database of a lexikon service, or an empty one";
+        return Err(StoreError::Schema(format!("table {table} {problem}")));
+    }
+    match required.iter().find(|column| !known.iter().any(|known| known == *column)) {
+        Some(column) => Err(StoreError::Schema(format!(
+            "table {table} has no column {column}; open the database of a lexikon service"
+        ))),
+        None => Ok(known),
+    }
+}
+
+async fn columns(
+    connection: &mut SqliteConnection,
+    table: &str,
+) -> Result<Vec<String>, StoreError> {
+    let query = sqlx::query_scalar("SELECT name FROM pragma_table_info(?1)").bind(table);
+    query.fetch_all(connection).await.map_err(unavailable)
+}
+
+async fn is_empty(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
+    let query = sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)");
+    query.fetch_one(connection).await.map_err(unavailable)
+}
