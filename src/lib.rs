@@ -1,4 +1,57 @@
-//! x
+//! Issues, stores and verifies `lxk_` API keys: HMAC-SHA-256 at rest, constant-time comparison, and
+//! legacy SHA-256 hashes accepted for as long as a migration takes.
+//!
+//! ```
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use lexikon_auth::{KeyManager, MemoryStore, NewKey, SecretRing, ServerSecret, Verifier};
+//!
+//! let secret = ServerSecret::new(&ServerSecret::generate()?)?; // or SecretRing::from_env()
+//! let ring = SecretRing::new(secret);
+//! let store = MemoryStore::new();
+//! let manager = KeyManager::new(store.clone(), &ring);
+//! let verifier = Verifier::new(store, ring);
+//!
+//! let issued = manager.issue(NewKey::new("user-1", "deploy").scopes("read,write")).await?;
+//! let verified = verifier.verify(issued.key.expose_secret()).await?;
+//! assert!(verified.allows("write"));
+//! # Ok(()) }
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+//! ```
+//!
+//! # How a verification goes
+//!
+//! ```text
+//! header bytes
+//!   -> PresentedKey   length, prefix, alphabet; borrowed, no copy            (malformed: refuse)
+//!   -> tag            keys that this crate issued                            (forged: refuse)
+//!   -> Candidates     HMAC under each secret, SHA-256: all computed, always
+//!   -> KeyLookup      one look-up with all candidates                        (error: unavailable)
+//!   -> comparison     constant time, against every candidate; this decides
+//!   -> policy         expiry, revocation, owner, legacy policy
+//!   -> VerifiedKey    id, owner, scopes, format, expiry
+//! ```
+//!
+//! A *refusal* is a positive no; *unavailable* means that the store could not answer. They are two
+//! variants of [`VerifyError`], because a service answers 401 to one and 503 to the other.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | none | keys, secrets, verification, management, [`MemoryStore`], [`DynKeyStore`] |
+//! | `sqlite` | `SqliteStore` on sqlx with bundled SQLite; implies `tokio` |
+//! | `tokio` | `Verifier::spawn_flush`: last uses and hash upgrades written on a timer |
+//! | `conformance` | `store::conformance`: the tests that every store must pass |
+//!
+//! A feature adds; it never changes what the others do.
+//!
+//! # Secrets
+//!
+//! Keys and server secrets are wiped from memory when their values are dropped, and are never part of
+//! an error, a log line, a `Debug` output or a database. Every read of a key is a visible
+//! [`expose_secret`](ApiKey::expose_secret). What a caller presents is borrowed and not wiped: the
+//! buffer of the request is the caller's.
+
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
