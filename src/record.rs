@@ -132,14 +132,14 @@ pub struct KeyRecord {
     pub(crate) pending_use: PendingUse,
     /// Whether the owner exists and is active. A property of the owner, read with every look-up.
     pub owner_active: bool,
+    /// The format of the hash, where the row says so. For counting: verification never relies on it.
+    pub format: Option<HashFormat>,
     /// The key's revocation. `None` while it is in force.
     pub revocation: Option<Box<Revocation>>,
     /// The id.
     pub id: KeyId,
     /// The owner.
     pub owner: OwnerId,
-    /// The format of the hash, where the row says so. For counting: verification never relies on it.
-    pub format: Option<HashFormat>,
     /// What the owner calls the key.
     pub name: Box<str>,
     /// What the key may do.

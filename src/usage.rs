@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -35,28 +35,31 @@ pub struct Flushed {
     pub upgraded: usize,
 }
 
-/// When a key was last used, and in which format it was found: microseconds since 1970, doubled, plus
-/// one for the legacy format. Zero when nothing waits to be written.
+/// The latest use of a key, kept in its record, and who has queued it to be written.
 #[derive(Default)]
-pub(crate) struct PendingUse(AtomicU64);
+pub(crate) struct PendingUse {
+    /// Microseconds since 1970, doubled, plus one for the legacy format.
+    latest: AtomicU64,
+    /// The round in which the record was queued last.
+    queued_in: AtomicU32,
+}
 
 impl PendingUse {
-    /// Notes a use, and returns whether it is the first since the last flush.
-    fn note(&self, at: SystemTime, format: HashFormat) -> bool {
+    fn note(&self, at: SystemTime, format: HashFormat) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX >> 1).max(1);
+        let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX) & (u64::MAX >> 1);
         let mark = microseconds << 1 | u64::from(format == HashFormat::Sha256);
-        self.0.fetch_max(mark, Ordering::Relaxed) == 0
+        self.latest.fetch_max(mark, Ordering::SeqCst);
     }
 
-    fn take(&self) -> (SystemTime, HashFormat) {
-        let mark = self.0.swap(0, Ordering::Relaxed);
+    fn latest(&self) -> (SystemTime, HashFormat) {
+        let mark = self.latest.load(Ordering::SeqCst);
         let format = if mark & 1 == 1 { HashFormat::Sha256 } else { HashFormat::HmacSha256 };
         (SystemTime::UNIX_EPOCH + Duration::from_micros(mark >> 1), format)
     }
 }
 
-/// A copy of a record is another record: the use waits with the original.
+/// A copy of a record is another record: the use stays with the original.
 impl Clone for PendingUse {
     fn clone(&self) -> Self {
         Self::default()
@@ -80,6 +83,8 @@ impl fmt::Debug for PendingUse {
 
 /// Notes that wait to be written. Bounded: what does not fit is dropped and counted.
 pub(crate) struct WriteBehind {
+    /// Changes with every flush, and differs from that of any other verifier.
+    round: AtomicU32,
     used: [Shard; SHARDS],
     hasher: RandomState,
     changes: Mutex<HashMap<KeyId, HashChange>>,
@@ -97,6 +102,7 @@ impl WriteBehind {
         // All memory is taken here: noting a use never allocates.
         let shard = || Shard(Mutex::new(HashSet::with_capacity(SHARD_CAPACITY)));
         Self {
+            round: AtomicU32::new(next_round()),
             used: std::array::from_fn(|_| shard()),
             hasher: RandomState::new(),
             changes: Mutex::new(HashMap::with_capacity(CHANGES_CAPACITY)),
@@ -109,27 +115,30 @@ impl WriteBehind {
     /// Notes that a key was used.
     #[inline]
     pub(crate) fn note_use(&self, record: &Arc<KeyRecord>, at: SystemTime, format: HashFormat) {
-        if record.pending_use.note(at, format) {
-            self.enqueue(record);
+        record.pending_use.note(at, format);
+        // After the note: a flush that begins a new round before this load has yet to read the note.
+        let round = self.round.load(Ordering::SeqCst);
+        if record.pending_use.queued_in.load(Ordering::Relaxed) != round {
+            self.enqueue(record, round);
         }
     }
 
-    fn enqueue(&self, record: &Arc<KeyRecord>) {
+    fn enqueue(&self, record: &Arc<KeyRecord>, round: u32) {
         let shard = self.hasher.hash_one(&record.id) as usize % SHARDS;
         let mut used = lock(&self.used[shard].0);
         if let Some(ById(waiting)) = used.get(&record.id) {
-            // Another copy of the record, from a store that makes one for each look-up.
-            let (at, format) = record.pending_use.take();
-            waiting.pending_use.note(at, format);
-        } else if used.len() < SHARD_CAPACITY {
-            used.insert(ById(record.clone()));
-            #[cfg(feature = "tokio")]
-            if used.len() == SHARD_CAPACITY / 2 {
-                self.wake.notify_one();
-            }
-        } else {
-            record.pending_use.take();
+            // Perhaps an older copy of the record: the newer one takes its place and its use.
+            let (at, format) = waiting.pending_use.latest();
+            record.pending_use.note(at, format);
+        } else if used.len() == SHARD_CAPACITY {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        used.replace(ById(record.clone()));
+        record.pending_use.queued_in.store(round, Ordering::Relaxed);
+        #[cfg(feature = "tokio")]
+        if used.len() == SHARD_CAPACITY / 2 {
+            self.wake.notify_one();
         }
     }
 
@@ -173,12 +182,13 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     fn take(source: &'a WriteBehind) -> Self {
+        source.round.store(next_round(), Ordering::SeqCst);
         let mut records = Vec::new();
         for Shard(used) in &source.used {
             records.extend(lock(used).drain().map(|ById(record)| record));
         }
         let usage = |record: &Arc<KeyRecord>| {
-            let (at, format) = record.pending_use.take();
+            let (at, format) = record.pending_use.latest();
             Usage { id: record.id.clone(), at, format }
         };
         let used = records.iter().map(usage).collect();
@@ -196,6 +206,12 @@ impl Drop for Batch<'_> {
             self.source.note_change(change);
         }
     }
+}
+
+/// A number that no verifier has had for its round.
+fn next_round() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

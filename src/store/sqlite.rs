@@ -66,14 +66,15 @@ struct Statements {
 }
 
 impl SqliteStore {
-    /// Opens an existing database file. An empty one gets its tables.
+    /// Opens an existing database file. An empty one gets its tables. A call waits up to 2 seconds for
+    /// a lock that another process holds.
     ///
     /// # Errors
     /// [`StoreError::CannotOpen`] when there is no such file or it may not be read,
     /// [`StoreError::Corrupt`] when it is not a database, [`StoreError::Schema`] when it holds other
     /// tables, [`StoreError::ReadOnly`] when it is empty and cannot be written.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Self::connect(SqliteConnectOptions::new().filename(path)).await
+        Self::connect(file(path)).await
     }
 
     /// Opens a database file, and creates it when there is none.
@@ -81,13 +82,13 @@ impl SqliteStore {
     /// # Errors
     /// Those of [`open`](Self::open); [`StoreError::CannotOpen`] when the file cannot be created.
     pub async fn open_or_create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Self::connect(SqliteConnectOptions::new().filename(path).create_if_missing(true)).await
+        Self::connect(file(path).create_if_missing(true)).await
     }
 
     /// Opens a database with options of sqlx, such as read-only access.
     ///
-    /// The store waits 2 seconds for a locked database and for a free connection, of which it has 4;
-    /// use [`with_pool`](Self::with_pool) to choose otherwise.
+    /// The store has 4 connections and waits 2 seconds for a free one; use
+    /// [`with_pool`](Self::with_pool) to choose otherwise.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -97,7 +98,7 @@ impl SqliteStore {
             .acquire_timeout(PATIENCE)
             // A file does not hang up; a ping before each call would double its cost.
             .test_before_acquire(false)
-            .connect_with(options.busy_timeout(PATIENCE));
+            .connect_with(options);
         Self::with_pool(pool.await.map_err(unavailable)?).await
     }
 
@@ -407,6 +408,10 @@ impl KeyStore for SqliteStore {
             unknown: (all - hmac_sha256 - sha256).unsigned_abs(),
         })
     }
+}
+
+fn file(path: impl AsRef<Path>) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE)
 }
 
 fn found(id: &KeyId, rows: u64) -> Result<(), StoreError> {
