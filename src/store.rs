@@ -26,6 +26,8 @@ pub mod conformance;
 mod erased;
 mod memory;
 #[cfg(feature = "sqlite")]
+mod sql;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
 pub use erased::DynKeyStore;

@@ -12,12 +12,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sqlx::SqlStr;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use self::row::{COLUMNS, DETAIL_COLUMNS, NO_DETAIL_COLUMNS, read_record};
-use self::schema::Schema;
+use self::row::read_record;
 use self::timestamp::{to_text, to_text_optional};
+use super::sql::{Schema, Statements, counts, found};
 use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
@@ -53,16 +53,8 @@ pub struct SqliteStore {
     pool: SqlitePool,
     schema: Schema,
     statements: Arc<Statements>,
-}
-
-/// The queries that return records, made once from the columns that the table has.
-#[derive(Debug)]
-struct Statements {
-    /// By number of candidates, from one.
-    find: Vec<SqlStr>,
-    find_by_id: SqlStr,
-    list: SqlStr,
-    list_after: SqlStr,
+    /// The look-ups for one candidate, for two, and so on.
+    find: Arc<[SqlStr]>,
 }
 
 impl SqliteStore {
@@ -133,7 +125,7 @@ impl SqliteStore {
     pub async fn set_owner_active(&self, owner: &OwnerId, active: bool) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
         self.create_owner(&mut transaction, owner).await?;
-        let changed = sqlx::query("UPDATE users SET is_active = ?2 WHERE id = ?1")
+        let changed = sqlx::query("UPDATE users SET is_active = $2 WHERE id = $1")
             .bind(owner.as_str())
             .bind(active)
             .execute(&mut *transaction)
@@ -152,26 +144,13 @@ impl SqliteStore {
     }
 
     fn on(pool: SqlitePool, schema: Schema) -> Self {
-        let details = if schema.has_details { DETAIL_COLUMNS } else { NO_DETAIL_COLUMNS };
-        // Made of constants alone.
-        let statement = |rest: &str| {
-            let joined = "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id";
-            AssertSqlSafe(format!("SELECT {COLUMNS}, {details} {joined} {rest}")).into_sql_str()
+        let statements = Statements::new(schema, "");
+        let find = |count| {
+            let others: String = (2..=count).map(|number| format!(", ${number}")).collect();
+            statements.select(&format!("WHERE k.key_hash IN ($1{others})"))
         };
-        let order = "ORDER BY coalesce(k.created_at, '') DESC, k.id DESC LIMIT ?2";
-        let find = |count| format!("WHERE k.key_hash IN (?{})", ", ?".repeat(count - 1));
-        let statements = Arc::new(Statements {
-            find: (1..=Candidates::MAX).map(|count| statement(&find(count))).collect(),
-            find_by_id: statement("WHERE k.id = ?1"),
-            list: statement(&format!("WHERE k.user_id = ?1 {order}")),
-            // By the stored text of the last row, not by its time: one time has several texts.
-            list_after: statement(&format!(
-                "WHERE k.user_id = ?1 AND (coalesce(k.created_at, ''), k.id) < \
-                 (SELECT coalesce(created_at, ''), id FROM api_keys WHERE id = ?3 AND user_id = ?1) \
-                 {order}"
-            )),
-        });
-        Self { pool, schema, statements }
+        let find = (1..=Candidates::MAX).map(find).collect();
+        Self { pool, schema, statements: Arc::new(statements), find }
     }
 
     /// Adds the owner where owners are this store's to create.
@@ -181,7 +160,7 @@ impl SqliteStore {
         owner: &OwnerId,
     ) -> Result<(), StoreError> {
         if self.schema.owns_users {
-            sqlx::query("INSERT INTO users (id, is_active) VALUES (?1, 1) ON CONFLICT DO NOTHING")
+            sqlx::query("INSERT INTO users (id, is_active) VALUES ($1, 1) ON CONFLICT DO NOTHING")
                 .bind(owner.as_str())
                 .execute(connection)
                 .await
@@ -196,17 +175,7 @@ impl SqliteStore {
         record: &KeyRecord,
     ) -> Result<(), StoreError> {
         self.create_owner(connection, &record.owner).await?;
-        let (columns, values) = match self.schema.has_details {
-            true => (", revoked_at, revoked_reason, hash_format", ", ?10, ?11, ?12"),
-            false => ("", ""),
-        };
-        let insert = format!(
-            "INSERT INTO api_keys \
-             (id, user_id, key_hash, name, scopes, is_active, created_at, expires_at, last_used_at{columns}) \
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9{values} \
-             WHERE EXISTS (SELECT 1 FROM users WHERE id = ?2)"
-        );
-        let mut insert = sqlx::query(AssertSqlSafe(insert))
+        let mut insert = sqlx::query(self.statements.insert.clone())
             .bind(record.id.to_string())
             .bind(record.owner.as_str())
             .bind(record.hash.to_hex())
@@ -233,7 +202,7 @@ impl SqliteStore {
 impl KeyLookup for SqliteStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let hashes = candidates.as_slice();
-        let mut query = sqlx::query(self.statements.find[hashes.len() - 1].clone());
+        let mut query = sqlx::query(self.find[hashes.len() - 1].clone());
         for hash in hashes {
             query = query.bind(hash.to_hex());
         }
@@ -272,18 +241,15 @@ impl KeyStore for SqliteStore {
 
     async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
         let expires_at = update.expires_at.unwrap_or_default();
-        let changed = sqlx::query(
-            "UPDATE api_keys SET name = coalesce(?2, name), scopes = coalesce(?3, scopes), \
-             expires_at = CASE WHEN ?4 THEN ?5 ELSE expires_at END WHERE id = ?1",
-        )
-        .bind(id.to_string())
-        .bind(update.name.as_deref())
-        .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
-        .bind(update.expires_at.is_some())
-        .bind(to_text_optional("expires_at", expires_at)?)
-        .execute(&self.pool)
-        .await
-        .map_err(unavailable)?;
+        let changed = sqlx::query(self.statements.update.clone())
+            .bind(id.to_string())
+            .bind(update.name.as_deref())
+            .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
+            .bind(update.expires_at.is_some())
+            .bind(to_text_optional("expires_at", expires_at)?)
+            .execute(&self.pool)
+            .await
+            .map_err(unavailable)?;
         found(id, changed.rows_affected())
     }
 
@@ -293,17 +259,7 @@ impl KeyStore for SqliteStore {
         at: SystemTime,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
-        // A revoked row is written again with what it holds, so that it counts as found.
-        let revoke = match self.schema.has_details {
-            true => {
-                "UPDATE api_keys SET is_active = 0, \
-                 revoked_at = CASE WHEN is_active = 1 THEN ?2 ELSE revoked_at END, \
-                 revoked_reason = CASE WHEN is_active = 1 THEN ?3 ELSE revoked_reason END \
-                 WHERE id = ?1"
-            }
-            false => "UPDATE api_keys SET is_active = 0 WHERE id = ?1",
-        };
-        let mut query = sqlx::query(revoke).bind(id.to_string());
+        let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
         if self.schema.has_details {
             query = query.bind(to_text("revoked_at", at)?).bind(reason);
         }
@@ -330,7 +286,7 @@ impl KeyStore for SqliteStore {
         }
         self.insert_in(&mut transaction, successor).await?;
         let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
-        sqlx::query("UPDATE api_keys SET expires_at = ?2 WHERE id = ?1")
+        sqlx::query(self.statements.set_expiry.clone())
             .bind(id.to_string())
             .bind(to_text("expires_at", expires_at)?)
             .execute(&mut *transaction)
@@ -340,27 +296,19 @@ impl KeyStore for SqliteStore {
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-        // Texts of one format compare as their times do, also where the fraction is missing.
-        let expire = match self.schema.has_details {
-            true => {
-                "UPDATE api_keys SET is_active = 0, revoked_at = ?1, revoked_reason = 'expired' \
-                 WHERE is_active = 1 AND expires_at <= ?1"
-            }
-            false => "UPDATE api_keys SET is_active = 0 WHERE is_active = 1 AND expires_at <= ?1",
-        };
-        let query = sqlx::query(expire).bind(to_text("expires_at", now)?);
+        let query = sqlx::query(self.statements.expire.clone()).bind(to_text("expires_at", now)?);
         Ok(query.execute(&self.pool).await.map_err(unavailable)?.rows_affected())
     }
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         let update = match self.schema.has_details {
             true => {
-                "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ''), ?2), \
-                 hash_format = coalesce(hash_format, ?3) WHERE id = ?1"
+                "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ''), $2), \
+                 hash_format = coalesce(hash_format, $3) WHERE id = $1"
             }
             false => {
-                "UPDATE api_keys SET last_used_at = ?2 \
-                 WHERE id = ?1 AND coalesce(last_used_at, '') < ?2"
+                "UPDATE api_keys SET last_used_at = $2 \
+                 WHERE id = $1 AND coalesce(last_used_at, '') < $2"
             }
         };
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
@@ -376,14 +324,7 @@ impl KeyStore for SqliteStore {
     }
 
     async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let update = match self.schema.has_details {
-            true => {
-                "UPDATE api_keys SET key_hash = ?3, hash_format = 'hmac-sha256' \
-                 WHERE id = ?1 AND key_hash = ?2"
-            }
-            false => "UPDATE api_keys SET key_hash = ?3 WHERE id = ?1 AND key_hash = ?2",
-        };
-        let query = sqlx::query(update)
+        let query = sqlx::query(self.statements.replace_hash.clone())
             .bind(change.id.to_string())
             .bind(change.expected.to_hex())
             .bind(change.replacement.to_hex());
@@ -395,27 +336,13 @@ impl KeyStore for SqliteStore {
     }
 
     async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
-        let format = if self.schema.has_details { "hash_format" } else { "NULL" };
-        let count = format!(
-            "SELECT count(*) FILTER (WHERE {format} = 'hmac-sha256'), \
-             count(*) FILTER (WHERE {format} = 'sha256'), count(*) FROM api_keys WHERE is_active = 1"
-        );
-        let query = sqlx::query_as::<_, (i64, i64, i64)>(AssertSqlSafe(count));
-        let (hmac_sha256, sha256, all) = query.fetch_one(&self.pool).await.map_err(unavailable)?;
-        Ok(FormatCounts {
-            hmac_sha256: hmac_sha256.unsigned_abs(),
-            sha256: sha256.unsigned_abs(),
-            unknown: (all - hmac_sha256 - sha256).unsigned_abs(),
-        })
+        let query = sqlx::query_as(self.statements.count_by_format.clone());
+        Ok(counts(query.fetch_one(&self.pool).await.map_err(unavailable)?))
     }
 }
 
 fn file(path: impl AsRef<Path>) -> SqliteConnectOptions {
     SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE)
-}
-
-fn found(id: &KeyId, rows: u64) -> Result<(), StoreError> {
-    if rows == 0 { Err(StoreError::NotFound(id.clone())) } else { Ok(()) }
 }
 
 /// What a failure of sqlx means to a caller. SQLite's codes: <https://www.sqlite.org/rescode.html>.

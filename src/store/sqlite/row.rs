@@ -9,15 +9,7 @@ use crate::hash::{HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 use crate::scopes::Scopes;
 
-/// The columns of every table, in the order in which [`read_record`] takes them.
-pub(super) const COLUMNS: &str = "k.id, k.user_id, u.is_active, k.key_hash, k.name, k.scopes, \
-     k.is_active, k.created_at, k.expires_at, k.last_used_at";
-/// The columns that the extension of the schema adds.
-pub(super) const DETAIL_COLUMNS: &str = "k.revoked_at, k.revoked_reason, k.hash_format";
-/// What stands in their place where they are missing.
-pub(super) const NO_DETAIL_COLUMNS: &str = "NULL, NULL, NULL";
-
-/// Reads a row. SQLite lets any column hold anything, so each value is checked.
+/// Reads a row of a query that [`Statements`](super::Statements) made. SQLite lets any column hold anything, so each value is checked.
 pub(super) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
     let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
     let id = KeyId::from(columns.read::<&str>(0, "id")?);

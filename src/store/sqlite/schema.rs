@@ -5,35 +5,13 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::unavailable;
 use crate::error::StoreError;
+use crate::store::sql::{DETAILS, Schema};
 
-/// What the database offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Schema {
-    /// Whether `api_keys` has the columns of the extension.
-    pub(super) has_details: bool,
-    /// Whether `users` is this crate's own, with nothing but an id and a state.
-    pub(super) owns_users: bool,
-}
-
-/// The columns that verification and management need.
-const API_KEYS: [&str; 9] = [
-    "id",
-    "user_id",
-    "key_hash",
-    "name",
-    "scopes",
-    "is_active",
-    "last_used_at",
-    "created_at",
-    "expires_at",
-];
-const USERS: [&str; 2] = ["id", "is_active"];
-
-/// The columns of the extension, with their types. All nullable: no row is rewritten.
-const DETAILS: [(&str, &str); 3] = [
-    ("revoked_at", "ALTER TABLE api_keys ADD COLUMN revoked_at DATETIME"),
-    ("revoked_reason", "ALTER TABLE api_keys ADD COLUMN revoked_reason VARCHAR"),
-    ("hash_format", "ALTER TABLE api_keys ADD COLUMN hash_format VARCHAR"),
+/// Adds a column of the extension each. No row is rewritten.
+const EXTEND: [&str; DETAILS.len()] = [
+    "ALTER TABLE api_keys ADD COLUMN revoked_at DATETIME",
+    "ALTER TABLE api_keys ADD COLUMN revoked_reason VARCHAR",
+    "ALTER TABLE api_keys ADD COLUMN hash_format VARCHAR",
 ];
 
 /// The same tables as the lexikon service's, as far as this crate needs them, extension included.
@@ -89,7 +67,7 @@ pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, 
     }
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
     let columns = columns(&mut transaction, "api_keys").await?;
-    for (column, statement) in DETAILS {
+    for (column, statement) in DETAILS.into_iter().zip(EXTEND) {
         if !columns.iter().any(|known| known == column) {
             sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
         }
@@ -99,38 +77,16 @@ pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, 
 }
 
 async fn recognise(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {
-    let api_keys = required_columns(connection, "api_keys", &API_KEYS).await?;
-    let users = required_columns(connection, "users", &USERS).await?;
-    let has = |column: &str| api_keys.iter().any(|known| known == column);
-    Ok(Schema {
-        has_details: DETAILS.iter().all(|(column, _)| has(column)),
-        owns_users: users.len() == USERS.len(),
-    })
-}
-
-async fn required_columns(
-    connection: &mut SqliteConnection,
-    table: &str,
-    required: &[&str],
-) -> Result<Vec<String>, StoreError> {
-    let known = columns(connection, table).await?;
-    if known.is_empty() {
-        let problem = "is missing; open the database of a lexikon service, or an empty one";
-        return Err(StoreError::Schema(format!("table {table} {problem}")));
-    }
-    match required.iter().find(|column| !known.iter().any(|known| known == *column)) {
-        Some(column) => Err(StoreError::Schema(format!(
-            "table {table} has no column {column}; open the database of a lexikon service"
-        ))),
-        None => Ok(known),
-    }
+    let api_keys = columns(connection, "api_keys").await?;
+    let users = columns(connection, "users").await?;
+    Schema::recognise(&api_keys, &users)
 }
 
 async fn columns(
     connection: &mut SqliteConnection,
     table: &str,
 ) -> Result<Vec<String>, StoreError> {
-    let query = sqlx::query_scalar("SELECT name FROM pragma_table_info(?1)").bind(table);
+    let query = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)").bind(table);
     query.fetch_all(connection).await.map_err(unavailable)
 }
 

@@ -1,0 +1,169 @@
+//! What the SQL stores share: the lexikon service's tables, and statements that SQLite and PostgreSQL
+//! both understand.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use super::FormatCounts;
+use crate::error::StoreError;
+use crate::record::KeyId;
+
+/// The columns of `api_keys` that verification and management need.
+pub(super) const API_KEYS: [&str; 9] = [
+    "id",
+    "user_id",
+    "key_hash",
+    "name",
+    "scopes",
+    "is_active",
+    "last_used_at",
+    "created_at",
+    "expires_at",
+];
+
+/// The columns of `users` that verification needs: all that an own schema has.
+pub(super) const USERS: [&str; 2] = ["id", "is_active"];
+
+/// The columns that the extension of the schema adds to `api_keys`. All nullable.
+pub(super) const DETAILS: [&str; 3] = ["revoked_at", "revoked_reason", "hash_format"];
+
+/// What a database offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schema {
+    /// Whether `api_keys` has the columns of the extension.
+    pub(super) has_details: bool,
+    /// Whether `users` is this crate's own, with nothing but an id and a state.
+    pub(super) owns_users: bool,
+}
+
+impl Schema {
+    /// Recognises the tables by their columns.
+    pub(super) fn recognise(api_keys: &[String], users: &[String]) -> Result<Self, StoreError> {
+        require("api_keys", api_keys, &API_KEYS)?;
+        require("users", users, &USERS)?;
+        Ok(Self {
+            has_details: DETAILS.iter().all(|column| api_keys.iter().any(|known| known == column)),
+            owns_users: users.len() == USERS.len(),
+        })
+    }
+}
+
+fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), StoreError> {
+    if known.is_empty() {
+        let problem = "is missing; open the database of a lexikon service, or an empty one";
+        return Err(StoreError::Schema(format!("table {table} {problem}")));
+    }
+    match required.iter().find(|column| !known.iter().any(|known| known == *column)) {
+        Some(column) => Err(StoreError::Schema(format!(
+            "table {table} has no column {column}; open the database of a lexikon service"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The statements of a store, made once from the columns that its table has.
+#[derive(Debug)]
+pub(super) struct Statements {
+    /// How a query for records begins: the columns in the order in which rows are read.
+    select: String,
+    pub(super) find_by_id: SqlStr,
+    pub(super) list: SqlStr,
+    pub(super) list_after: SqlStr,
+    pub(super) insert: SqlStr,
+    pub(super) update: SqlStr,
+    pub(super) set_expiry: SqlStr,
+    pub(super) revoke: SqlStr,
+    pub(super) expire: SqlStr,
+    pub(super) replace_hash: SqlStr,
+    pub(super) count_by_format: SqlStr,
+}
+
+impl Statements {
+    /// `oldest` is a value of `created_at` before every other, for rows that have none.
+    pub(super) fn new(schema: Schema, oldest: &str) -> Self {
+        let details = |with: &'static str, without| if schema.has_details { with } else { without };
+        let columns = details(
+            "k.revoked_at, k.revoked_reason, k.hash_format",
+            // Typed, because PostgreSQL takes a bare NULL for text.
+            "CAST(NULL AS TIMESTAMP), CAST(NULL AS VARCHAR), CAST(NULL AS VARCHAR)",
+        );
+        let select = format!(
+            "SELECT k.id, k.user_id, u.is_active, k.key_hash, k.name, k.scopes, k.is_active, \
+             k.created_at, k.expires_at, k.last_used_at, {columns} \
+             FROM api_keys k LEFT JOIN users u ON u.id = k.user_id"
+        );
+        let created = format!("coalesce(k.created_at, '{oldest}')");
+        let page = format!("ORDER BY {created} DESC, k.id DESC LIMIT $2");
+        let (more_columns, more_values) = (
+            details(", revoked_at, revoked_reason, hash_format", ""),
+            details(", $10, $11, $12", ""),
+        );
+        let revocation = details(
+            ", revoked_at = CASE WHEN is_active THEN $2 ELSE revoked_at END, \
+             revoked_reason = CASE WHEN is_active THEN $3 ELSE revoked_reason END",
+            "",
+        );
+        let format = details("hash_format", "CAST(NULL AS VARCHAR)");
+        Self {
+            find_by_id: constant(format!("{select} WHERE k.id = $1")),
+            list: constant(format!("{select} WHERE k.user_id = $1 {page}")),
+            // By the stored value of the last row: one time has several texts in SQLite.
+            list_after: constant(format!(
+                "{select} WHERE k.user_id = $1 AND ({created}, k.id) < \
+                 (SELECT {created}, k.id FROM api_keys k WHERE k.id = $3 AND k.user_id = $1) {page}"
+            )),
+            insert: constant(format!(
+                "INSERT INTO api_keys (id, user_id, key_hash, name, scopes, is_active, created_at, \
+                 expires_at, last_used_at{more_columns}) \
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9{more_values} \
+                 WHERE EXISTS (SELECT 1 FROM users WHERE id = $2)"
+            )),
+            update: constant(
+                "UPDATE api_keys SET name = coalesce($2, name), scopes = coalesce($3, scopes), \
+                 expires_at = CASE WHEN $4 THEN $5 ELSE expires_at END WHERE id = $1",
+            ),
+            set_expiry: constant("UPDATE api_keys SET expires_at = $2 WHERE id = $1"),
+            // A revoked row is written again with what it holds, so that it counts as found.
+            revoke: constant(format!(
+                "UPDATE api_keys SET is_active = FALSE{revocation} WHERE id = $1"
+            )),
+            // In SQLite, texts of one format compare as their times do, also without a fraction.
+            expire: constant(format!(
+                "UPDATE api_keys SET is_active = FALSE{} WHERE is_active AND expires_at <= $1",
+                details(", revoked_at = $1, revoked_reason = 'expired'", "")
+            )),
+            replace_hash: constant(format!(
+                "UPDATE api_keys SET key_hash = $3{} WHERE id = $1 AND key_hash = $2",
+                details(", hash_format = 'hmac-sha256'", "")
+            )),
+            count_by_format: constant(format!(
+                "SELECT count(*) FILTER (WHERE {format} = 'hmac-sha256'), \
+                 count(*) FILTER (WHERE {format} = 'sha256'), count(*) FROM api_keys WHERE is_active"
+            )),
+            select,
+        }
+    }
+
+    /// A query for the records that `condition` selects.
+    pub(super) fn select(&self, condition: &str) -> SqlStr {
+        constant(format!("{} {condition}", self.select))
+    }
+}
+
+/// A statement made of constants alone: values are always bound.
+pub(super) fn constant(statement: impl Into<String>) -> SqlStr {
+    AssertSqlSafe(statement.into()).into_sql_str()
+}
+
+/// An update of one row by its id has to meet it.
+pub(super) fn found(id: &KeyId, rows: u64) -> Result<(), StoreError> {
+    if rows == 0 { Err(StoreError::NotFound(id.clone())) } else { Ok(()) }
+}
+
+/// From the answer to [`Statements::count_by_format`]: HMAC-SHA-256, SHA-256, and all.
+pub(super) fn counts((hmac_sha256, sha256, all): (i64, i64, i64)) -> FormatCounts {
+    FormatCounts {
+        hmac_sha256: hmac_sha256.unsigned_abs(),
+        sha256: sha256.unsigned_abs(),
+        unknown: (all - hmac_sha256 - sha256).unsigned_abs(),
+    }
+}
