@@ -40,6 +40,7 @@
 //! | --- | --- |
 //! | none | keys, secrets, verification, management, [`MemoryStore`], [`DynKeyStore`] |
 //! | `sqlite` | `SqliteStore` on sqlx with bundled SQLite; implies `tokio` |
+//! | `postgres` | `PostgresStore` on sqlx; implies `tokio` |
 //! | `tokio` | `Verifier::spawn_flush`: last uses and hash upgrades written on a timer |
 //! | `conformance` | `store::conformance`: the tests that every store must pass |
 //!
@@ -82,6 +83,8 @@ pub use policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
 pub use record::{KeyId, KeyRecord, OwnerId, Revocation};
 pub use scopes::Scopes;
 pub use secret::{SecretError, SecretFingerprint, SecretRing, ServerSecret};
+#[cfg(feature = "postgres")]
+pub use store::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{

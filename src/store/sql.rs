@@ -5,7 +5,8 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::FormatCounts;
 use crate::error::StoreError;
-use crate::record::KeyId;
+use crate::hash::KeyHash;
+use crate::record::{KeyId, KeyRecord};
 
 /// The columns of `api_keys` that verification and management need.
 pub(super) const API_KEYS: [&str; 9] = [
@@ -78,8 +79,9 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    /// `oldest` is a value of `created_at` before every other, for rows that have none.
-    pub(super) fn new(schema: Schema, oldest: &str) -> Self {
+    /// `oldest` is a value of `created_at` before every other, for rows that have none; `id` is the
+    /// column in the order of its bytes, whatever the database's collation.
+    pub(super) fn new(schema: Schema, oldest: &str, id: &str) -> Self {
         let details = |with: &'static str, without| if schema.has_details { with } else { without };
         let columns = details(
             "k.revoked_at, k.revoked_reason, k.hash_format",
@@ -92,7 +94,7 @@ impl Statements {
              FROM api_keys k LEFT JOIN users u ON u.id = k.user_id"
         );
         let created = format!("coalesce(k.created_at, '{oldest}')");
-        let page = format!("ORDER BY {created} DESC, k.id DESC LIMIT $2");
+        let page = format!("ORDER BY {created} DESC, {id} DESC LIMIT $2");
         let (more_columns, more_values) = (
             details(", revoked_at, revoked_reason, hash_format", ""),
             details(", $10, $11, $12", ""),
@@ -108,8 +110,8 @@ impl Statements {
             list: constant(format!("{select} WHERE k.user_id = $1 {page}")),
             // By the stored value of the last row: one time has several texts in SQLite.
             list_after: constant(format!(
-                "{select} WHERE k.user_id = $1 AND ({created}, k.id) < \
-                 (SELECT {created}, k.id FROM api_keys k WHERE k.id = $3 AND k.user_id = $1) {page}"
+                "{select} WHERE k.user_id = $1 AND ({created}, {id}) < \
+                 (SELECT {created}, {id} FROM api_keys k WHERE k.id = $3 AND k.user_id = $1) {page}"
             )),
             insert: constant(format!(
                 "INSERT INTO api_keys (id, user_id, key_hash, name, scopes, is_active, created_at, \
@@ -166,4 +168,10 @@ pub(super) fn counts((hmac_sha256, sha256, all): (i64, i64, i64)) -> FormatCount
         sha256: sha256.unsigned_abs(),
         unknown: (all - hmac_sha256 - sha256).unsigned_abs(),
     }
+}
+
+/// Of the rows that a look-up found, the one of the earliest candidate.
+pub(super) fn earliest(hashes: &[KeyHash], records: Vec<KeyRecord>) -> Option<KeyRecord> {
+    let preference = |record: &KeyRecord| hashes.iter().position(|hash| *hash == record.hash);
+    records.into_iter().min_by_key(preference)
 }

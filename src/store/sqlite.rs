@@ -17,7 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoo
 
 use self::row::read_record;
 use self::timestamp::{to_text, to_text_optional};
-use super::sql::{Schema, Statements, counts, found};
+use super::sql::{Schema, Statements, counts, earliest, found};
 use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
@@ -144,7 +144,7 @@ impl SqliteStore {
     }
 
     fn on(pool: SqlitePool, schema: Schema) -> Self {
-        let statements = Statements::new(schema, "");
+        let statements = Statements::new(schema, "", "k.id");
         let find = |count| {
             let others: String = (2..=count).map(|number| format!(", ${number}")).collect();
             statements.select(&format!("WHERE k.key_hash IN ($1{others})"))
@@ -208,8 +208,7 @@ impl KeyLookup for SqliteStore {
         }
         let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
         let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
-        let preference = |record: &KeyRecord| hashes.iter().position(|hash| *hash == record.hash);
-        Ok(records.into_iter().min_by_key(preference).map(Arc::new))
+        Ok(earliest(hashes, records).map(Arc::new))
     }
 }
 

@@ -1,0 +1,337 @@
+//! The store in PostgreSQL: the lexikon service's own tables as they are, or the same tables in an
+//! empty schema.
+//!
+//! Times are `timestamp without time zone` in UTC. They are bound and read as such and never taken
+//! from the server's clock, so the time zone of a session does not matter.
+
+mod connection;
+mod row;
+mod schema;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres,
+};
+use sqlx::query::Query;
+use sqlx::{Connection, SqlStr};
+
+use self::connection::{Lease, limited, unavailable};
+use self::row::{Timestamp, read_record};
+use super::sql::{Schema, Statements, constant, counts, earliest, found};
+use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use crate::error::StoreError;
+use crate::hash::{Candidates, HashFormat, KeyHash};
+use crate::record::{KeyId, KeyRecord, OwnerId};
+
+/// How long a call waits for a connection, and how long for an answer, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Keys in a PostgreSQL database. Clones share its connections.
+///
+/// In a schema without tables the store creates `api_keys` and `users`; there an owner is created with
+/// its first key. In a database of the lexikon service it uses the service's tables without a change;
+/// owners are the service's users, and a key for an unknown one is an error.
+///
+/// A verification is one prepared statement, whatever the number of candidates.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use lexikon_auth::PostgresStore;
+/// let store = PostgresStore::connect("postgres://lexikon@localhost/lexikon".parse()?).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct PostgresStore {
+    pool: PgPool,
+    patience: Duration,
+    schema: Schema,
+    statements: Arc<Statements>,
+    find: SqlStr,
+    record_usage: SqlStr,
+}
+
+impl PostgresStore {
+    /// Connects with up to 10 connections, and waits 2 seconds for a connection and as long for an
+    /// answer. TLS is a matter of the options and of sqlx's features, which the application chooses.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the server does not answer, [`StoreError::Schema`] when the
+    /// schema holds other tables.
+    pub async fn connect(options: PgConnectOptions) -> Result<Self, StoreError> {
+        let pool = PgPoolOptions::new()
+            .acquire_timeout(PATIENCE)
+            // A broken connection shows in the statement itself; a ping before each would double the
+            // time of a verification.
+            .test_before_acquire(false)
+            .connect_with(options);
+        Self::with_pool(pool.await.map_err(unavailable)?, PATIENCE).await
+    }
+
+    /// Uses a pool that the application has already. An answer that takes longer than `patience` is
+    /// given up and its connection closed; the pool's own settings say how long to wait for one.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    pub async fn with_pool(pool: PgPool, patience: Duration) -> Result<Self, StoreError> {
+        let schema = schema::recognise_or_create(&pool, patience).await?;
+        Ok(Self::on(pool, patience, schema))
+    }
+
+    /// Adds the columns `revoked_at`, `revoked_reason` and `hash_format` to `api_keys`, where they are
+    /// missing, and returns a store that fills them.
+    ///
+    /// All are NULL in the rows that are there, no row is rewritten, and readers that name their
+    /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
+    /// instances at once. The table is locked for the change of its catalogue entry alone; while a long
+    /// transaction keeps it from that lock, it gives up after half a second instead of holding up
+    /// everybody behind it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the lock was not to be had: try again.
+    pub async fn extend_schema(self) -> Result<Self, StoreError> {
+        let schema = schema::extend(&self.pool, self.patience, self.schema).await?;
+        Ok(Self::on(self.pool, self.patience, schema))
+    }
+
+    /// Disables or enables an owner: the keys of a disabled one are refused.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownOwner`] in a database of the lexikon service, where users are the
+    /// service's to create.
+    pub async fn set_owner_active(&self, owner: &OwnerId, active: bool) -> Result<(), StoreError> {
+        let upsert = if self.schema.owns_users {
+            "INSERT INTO users (id, is_active) VALUES ($1, $2) \
+             ON CONFLICT (id) DO UPDATE SET is_active = excluded.is_active"
+        } else {
+            "UPDATE users SET is_active = $2 WHERE id = $1"
+        };
+        match self.execute(sqlx::query(upsert).bind(owner.as_str()).bind(active)).await? {
+            0 => Err(StoreError::UnknownOwner(owner.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes all connections, once the calls that are under way have ended.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    fn on(pool: PgPool, patience: Duration, schema: Schema) -> Self {
+        let statements = Statements::new(schema, "-infinity", "k.id COLLATE \"C\"");
+        let find = statements.select("WHERE k.key_hash = ANY($1)");
+        // In order of id, so that instances that write the same rows do not deadlock.
+        let format = if schema.has_details {
+            ", hash_format = coalesce(k.hash_format, b.hash_format)"
+        } else {
+            ""
+        };
+        let record_usage = constant(format!(
+            "WITH batch AS (SELECT * FROM unnest($1::varchar[], $2::timestamp[], $3::varchar[]) \
+             AS batch (id, at, hash_format)), \
+             locked AS (SELECT id FROM api_keys WHERE id IN (SELECT id FROM batch) ORDER BY id FOR UPDATE) \
+             UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, b.at){format} \
+             FROM batch b JOIN locked l ON l.id = b.id WHERE k.id = b.id"
+        ));
+        Self { pool, patience, schema, statements: Arc::new(statements), find, record_usage }
+    }
+
+    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+        limited(self.patience, async {
+            let mut lease = Lease::from(&self.pool).await?;
+            let done = query.execute(&mut *lease.connection).await;
+            lease.end();
+            Ok(done.map_err(unavailable)?.rows_affected())
+        })
+        .await
+    }
+
+    async fn fetch(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        limited(self.patience, async {
+            let mut lease = Lease::from(&self.pool).await?;
+            let rows = query.fetch_all(&mut *lease.connection).await;
+            lease.end();
+            rows.map_err(unavailable)
+        })
+        .await
+    }
+
+    async fn insert_in(
+        &self,
+        connection: &mut PgConnection,
+        record: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        if self.schema.owns_users {
+            sqlx::query(
+                "INSERT INTO users (id, is_active) VALUES ($1, TRUE) ON CONFLICT DO NOTHING",
+            )
+            .bind(record.owner.as_str())
+            .execute(&mut *connection)
+            .await
+            .map_err(unavailable)?;
+        }
+        let mut insert = sqlx::query(self.statements.insert.clone())
+            .bind(record.id.to_string())
+            .bind(record.owner.as_str())
+            .bind(record.hash.to_hex())
+            .bind(&*record.name)
+            .bind(record.scopes.as_str())
+            .bind(!record.is_revoked())
+            .bind(Timestamp::optional("created_at", record.created_at)?)
+            .bind(Timestamp::optional("expires_at", record.expires_at)?)
+            .bind(Timestamp::optional("last_used_at", record.last_used_at)?);
+        if self.schema.has_details {
+            let revocation = record.revocation.as_deref().cloned().unwrap_or_default();
+            insert = insert
+                .bind(Timestamp::optional("revoked_at", revocation.at)?)
+                .bind(revocation.reason.map(String::from))
+                .bind(record.format.map(HashFormat::as_str));
+        }
+        match insert.execute(connection).await.map_err(unavailable)?.rows_affected() {
+            0 => Err(StoreError::UnknownOwner(record.owner.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl KeyLookup for PostgresStore {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let hashes = candidates.as_slice();
+        let texts: Vec<_> = hashes.iter().map(KeyHash::to_hex).collect();
+        let rows = self.fetch(sqlx::query(self.find.clone()).bind(texts)).await?;
+        let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+        Ok(earliest(hashes, records).map(Arc::new))
+    }
+}
+
+impl KeyStore for PostgresStore {
+    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
+        limited(self.patience, async {
+            let mut lease = Lease::from(&self.pool).await?;
+            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            self.insert_in(&mut transaction, record).await?;
+            transaction.commit().await.map_err(unavailable)?;
+            lease.end();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
+        Ok(self.fetch(query).await?.first().map(read_record).transpose()?.map(Arc::new))
+    }
+
+    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
+        let Statements { list, list_after, .. } = &*self.statements;
+        let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
+            .bind(owner.as_str())
+            .bind(i64::from(page.limit));
+        let query = match &page.after {
+            Some(id) => query.bind(id.to_string()),
+            None => query,
+        };
+        let rows = self.fetch(query).await?;
+        rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
+    }
+
+    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
+        let expires_at = update.expires_at.unwrap_or_default();
+        let query = sqlx::query(self.statements.update.clone())
+            .bind(id.to_string())
+            .bind(update.name.as_deref())
+            .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
+            .bind(update.expires_at.is_some())
+            .bind(Timestamp::optional("expires_at", expires_at)?);
+        found(id, self.execute(query).await?)
+    }
+
+    async fn revoke(
+        &self,
+        id: &KeyId,
+        at: SystemTime,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
+        if self.schema.has_details {
+            query = query.bind(Timestamp::new("revoked_at", at)?).bind(reason);
+        }
+        found(id, self.execute(query).await?)
+    }
+
+    async fn rotate(
+        &self,
+        id: &KeyId,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        limited(self.patience, async {
+            let mut lease = Lease::from(&self.pool).await?;
+            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            // Two rotations of one key take turns, and the second sees what the first did.
+            let old = sqlx::query(self.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
+                .bind(id.to_string())
+                .fetch_optional(&mut *transaction)
+                .await
+                .map_err(unavailable)?;
+            let old = read_record(&old.ok_or_else(|| StoreError::NotFound(id.clone()))?)?;
+            if old.is_revoked() || old.is_expired(now) {
+                return Err(StoreError::NotInForce(id.clone()));
+            }
+            self.insert_in(&mut transaction, successor).await?;
+            let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
+            sqlx::query(self.statements.set_expiry.clone())
+                .bind(id.to_string())
+                .bind(Timestamp::new("expires_at", expires_at)?)
+                .execute(&mut *transaction)
+                .await
+                .map_err(unavailable)?;
+            transaction.commit().await.map_err(unavailable)?;
+            lease.end();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
+        let now = Timestamp::new("expires_at", now)?;
+        self.execute(sqlx::query(self.statements.expire.clone()).bind(now)).await
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        let ids: Vec<_> = batch.iter().map(|usage| usage.id.to_string()).collect();
+        let times = batch.iter().map(|usage| Timestamp::new("last_used_at", usage.at));
+        let times = times.collect::<Result<Vec<_>, _>>()?;
+        let formats: Vec<_> = batch.iter().map(|usage| usage.format.as_str()).collect();
+        let query = sqlx::query(self.record_usage.clone()).bind(ids).bind(times).bind(formats);
+        self.execute(query).await.map(drop)
+    }
+
+    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
+        let query = sqlx::query(self.statements.replace_hash.clone())
+            .bind(change.id.to_string())
+            .bind(change.expected.to_hex())
+            .bind(change.replacement.to_hex());
+        match self.execute(query).await {
+            Ok(changed) => Ok(changed == 1),
+            Err(StoreError::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
+        limited(self.patience, async {
+            let mut lease = Lease::from(&self.pool).await?;
+            let query = sqlx::query_as(self.statements.count_by_format.clone());
+            let answer = query.fetch_one(&mut *lease.connection).await;
+            lease.end();
+            Ok(counts(answer.map_err(unavailable)?))
+        })
+        .await
+    }
+}

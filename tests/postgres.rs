@@ -1,0 +1,279 @@
+//! The store on a real PostgreSQL server: the service's tables, its own, and faults.
+#![cfg(feature = "postgres")]
+
+#[path = "common/postgres.rs"]
+mod server;
+
+use std::time::{Duration, SystemTime};
+
+use lexikon_auth::{
+    HashFormat, KeyId, KeyManager, KeyStore, LegacyPolicy, NewKey, OwnerId, Page, Policy,
+    PostgresStore, Refusal, Rotation, SecretRing, ServerSecret, StoreError, Usage, Verifier,
+    VerifyError,
+};
+use serde_json::Value;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+const CASES: &str = include_str!("data/lexikon_postgres_cases.json");
+
+/// A database with what the service wrote.
+async fn service() -> PgConnectOptions {
+    let options = server::database().await;
+    let pool = PgPool::connect_with(options.clone()).await.unwrap();
+    let dump = include_str!("data/lexikon_postgres.sql");
+    sqlx::raw_sql(dump).execute(&pool).await.unwrap();
+    pool.close().await;
+    options
+}
+
+async fn connect(options: &PgConnectOptions) -> PostgresStore {
+    PostgresStore::connect(options.clone()).await.unwrap()
+}
+
+async fn run(options: &PgConnectOptions, statement: &'static str) {
+    let pool = PgPool::connect_with(options.clone()).await.unwrap();
+    sqlx::raw_sql(statement).execute(&pool).await.unwrap();
+}
+
+fn ring() -> SecretRing {
+    let cases: Value = serde_json::from_str(CASES).unwrap();
+    let secret = cases["api_key_secret"].as_str().unwrap();
+    SecretRing::new(ServerSecret::new(&secret.into()).unwrap())
+}
+
+fn cases() -> Vec<Value> {
+    let cases: Value = serde_json::from_str(CASES).unwrap();
+    cases["cases"].as_array().unwrap().clone()
+}
+
+fn key_of(case: &str) -> String {
+    let case = cases().into_iter().find(|known| known["case"] == case).expect("a known case");
+    case["key"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn every_key_gets_the_answer_of_the_service() {
+    let options = service().await;
+    let store = connect(&options).await;
+    for store in [store.clone(), store.extend_schema().await.unwrap()] {
+        let verifier = Verifier::new(store, ring());
+        assert_eq!(cases().len(), 25);
+        for case in cases() {
+            let name = case["case"].as_str().unwrap();
+            let answer = verifier.verify(case["key"].as_str().unwrap()).await;
+            assert_eq!(case["service_answer"] == "accepted", answer.is_ok(), "{name}: {answer:?}");
+            if let Ok(verified) = answer {
+                assert_eq!(case["format"], verified.format().as_str(), "{name}");
+                assert_eq!(case["owner"], verified.owner().as_str(), "{name}");
+                assert_eq!(case["id"], verified.id().to_string(), "{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_verification_is_one_statement() {
+    let options = service().await;
+    run(&options, "CREATE EXTENSION pg_stat_statements").await;
+    let verifier = Verifier::new(connect(&options).await, ring());
+    let key = key_of("sha256 plain read");
+    verifier.verify(&key).await.unwrap();
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let executed = async || -> i64 {
+        let query = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements \
+                     JOIN pg_database ON oid = dbid WHERE datname = current_database() \
+                     AND query NOT LIKE '%pg_stat_statements%'";
+        sqlx::query_scalar(query).fetch_one(&pool).await.unwrap()
+    };
+    let before = executed().await;
+    for _ in 0..100 {
+        verifier.verify(&key).await.unwrap();
+    }
+    assert_eq!(executed().await - before, 100);
+}
+
+#[tokio::test]
+async fn times_are_utc_whatever_the_session_says() {
+    let options = service().await;
+    // sqlx sets the zone of its sessions to UTC; an application's pool may set another.
+    let pool = PgPoolOptions::new().after_connect(|connection, _| {
+        Box::pin(async move {
+            let set = sqlx::raw_sql("SET TIME ZONE 'Asia/Kathmandu'");
+            set.execute(connection).await.map(drop)
+        })
+    });
+    let pool = pool.connect_with(options).await.unwrap();
+    let store = PostgresStore::with_pool(pool.clone(), Duration::from_secs(2)).await.unwrap();
+    let expiry = SystemTime::UNIX_EPOCH + Duration::from_micros(4_070_953_815_123_456);
+    let new = NewKey::new("user-1", "dated").scopes("read").expires_at(expiry);
+    let issued = KeyManager::new(store.clone(), &ring()).issue(new).await.unwrap();
+    let (written, zone): (String, String) = sqlx::query_as(
+        "SELECT expires_at::text, current_setting('TimeZone') FROM api_keys WHERE name = 'dated'",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!((&*written, &*zone), ("2099-01-01 12:30:15.123456", "Asia/Kathmandu"));
+    let stored = store.find_by_id(&issued.record.id).await.unwrap().unwrap();
+    assert_eq!(stored.expires_at, Some(expiry));
+    assert_eq!(stored.created_at, issued.record.created_at);
+}
+
+#[tokio::test]
+async fn a_time_without_end_is_read_and_not_a_panic() {
+    let options = service().await;
+    let verifier = Verifier::new(connect(&options).await, ring());
+    let key = key_of("sha256 plain read");
+    run(&options, "UPDATE api_keys SET expires_at = 'infinity', created_at = '0044-03-15 BC'")
+        .await;
+    verifier.verify(&key).await.unwrap();
+    run(&options, "UPDATE api_keys SET expires_at = '-infinity'").await;
+    let error = verifier.verify(&key).await.unwrap_err();
+    assert!(matches!(error.refusal(), Some(Refusal::Expired(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn keys_are_managed_on_the_tables_of_the_service_as_they_are() {
+    let options = service().await;
+    let store = connect(&options).await;
+    let manager = KeyManager::new(store.clone(), &ring());
+    let upgrade = Policy::default().legacy(LegacyPolicy::UpgradeOnUse);
+    let verifier = Verifier::new(store.clone(), ring()).with_policy(upgrade);
+
+    let issued = manager.issue(NewKey::new("user-1", "new").scopes("read")).await.unwrap();
+    let next = manager.rotate(&issued.record.id, Rotation::default()).await.unwrap();
+    assert!(verifier.verify(issued.key.expose_secret()).await.is_err());
+    verifier.verify(next.key.expose_secret()).await.unwrap();
+    manager.revoke(&next.record.id, Some("has no column to go to")).await.unwrap();
+    assert!(verifier.verify(next.key.expose_secret()).await.is_err());
+    let error = manager.issue(NewKey::new("nobody", "new")).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no owner nobody; create the user first");
+
+    let legacy = key_of("sha256 admin");
+    verifier.verify(&legacy).await.unwrap();
+    assert_eq!(verifier.flush().await.unwrap().upgraded, 1);
+    assert_eq!(verifier.verify(&legacy).await.unwrap().format(), HashFormat::HmacSha256);
+}
+
+#[tokio::test]
+async fn two_instances_create_and_extend_at_once() {
+    let empty = server::database().await;
+    let (one, other) = tokio::join!(connect(&empty), connect(&empty));
+    let issued = KeyManager::new(one, &ring())
+        .issue(NewKey::new("new owner", "n").scopes("a"))
+        .await
+        .unwrap();
+    let verifier = Verifier::new(other, ring());
+    assert!(verifier.verify(issued.key.expose_secret()).await.unwrap().allows("a"));
+
+    let service = service().await;
+    let (one, other) = (connect(&service).await, connect(&service).await);
+    let before = one.clone();
+    let (one, other) = tokio::join!(one.extend_schema(), other.extend_schema());
+    let one = one.unwrap().extend_schema().await.unwrap();
+    let id = KeyId::from("253d2261-270a-49e7-9adf-1b0cbeedb6e4");
+    let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_800_000_000_123_456);
+    one.revoke(&id, at, Some("lost")).await.unwrap();
+    let record = other.unwrap().find_by_id(&id).await.unwrap().unwrap();
+    let revocation = record.revocation.as_deref().unwrap();
+    assert_eq!((revocation.at, revocation.reason.as_deref()), (Some(at), Some("lost")));
+    assert!(
+        before.find_by_id(&id).await.unwrap().unwrap().is_revoked(),
+        "the old columns still do"
+    );
+}
+
+#[tokio::test]
+async fn the_extension_does_not_queue_behind_a_long_transaction() {
+    let options = service().await;
+    let store = connect(&options).await;
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let mut reader = pool.begin().await.unwrap();
+    sqlx::query("SELECT * FROM api_keys").execute(&mut *reader).await.unwrap();
+    let error = store.clone().extend_schema().await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Unavailable(source) if source.to_string().contains("lock"))
+    );
+    reader.rollback().await.unwrap();
+    store.extend_schema().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_another_schema_is_refused_and_left_alone() {
+    let cases = [
+        ("CREATE TABLE notes (id int)", "table api_keys is missing"),
+        ("CREATE TABLE api_keys (id varchar)", "table api_keys has no column user_id"),
+    ];
+    for (statement, problem) in cases {
+        let options = server::database().await;
+        run(&options, statement).await;
+        let error = PostgresStore::connect(options).await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Schema(found) if found.starts_with(problem)),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn usage_of_many_instances_is_written_without_a_deadlock() {
+    let options = service().await;
+    let store = connect(&options).await.extend_schema().await.unwrap();
+    let records = store.list(&OwnerId::from("user-1"), &Page::first(100)).await.unwrap();
+    let usage = |seconds: u64| {
+        let usage = |id: &KeyId| Usage {
+            id: id.clone(),
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000 + seconds),
+            format: HashFormat::Sha256,
+        };
+        records.iter().map(|record| usage(&record.id)).collect::<Vec<_>>()
+    };
+    let mut instances = tokio::task::JoinSet::new();
+    for seconds in 0..64 {
+        let (store, mut batch) = (store.clone(), usage(seconds));
+        if seconds % 2 == 0 {
+            batch.reverse();
+        }
+        instances.spawn(async move { store.record_usage(&batch).await });
+    }
+    while let Some(written) = instances.join_next().await {
+        written.unwrap().unwrap();
+    }
+    for record in store.list(&OwnerId::from("user-1"), &Page::first(100)).await.unwrap() {
+        let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_063);
+        assert_eq!(record.last_used_at, Some(latest));
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_hangs_is_unavailable_and_its_connection_is_not_used_again() {
+    let options = service().await;
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(options.clone()).await.unwrap();
+    let store = PostgresStore::with_pool(pool, Duration::from_millis(300)).await.unwrap();
+    let verifier = Verifier::new(store, ring());
+    let key = key_of("hmac-sha256 admin");
+    verifier.verify(&key).await.unwrap();
+
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE api_keys").execute(&mut *lock).await.unwrap();
+    let error = verifier.verify(&key).await.unwrap_err();
+    assert!(matches!(error, VerifyError::Unavailable(StoreError::Unavailable(_))), "{error:?}");
+    lock.rollback().await.unwrap();
+
+    let mut answer = verifier.verify(&key).await;
+    for _ in 0..20 {
+        match &answer {
+            Err(VerifyError::Unavailable(_)) => answer = verifier.verify(&key).await,
+            _ => break,
+        }
+    }
+    answer.expect("recovered by itself");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable() {
+    let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1);
+    let error = PostgresStore::connect(options).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+}
