@@ -141,18 +141,24 @@ impl Candidates {
     ///
     /// A tagged key can be under any secret of the ring, not only the one that made its tag: its hash
     /// may have moved to a newer secret, and a rotation of secrets may have been rolled back since.
+    #[inline]
     pub fn compute(key: &PresentedKey<'_>, ring: &SecretRing) -> Option<Self> {
         let legacy = !key.is_tagged();
         if key.is_tagged() && !key.tag_is_valid(ring) {
             return None;
         }
-        let mut candidates = Self { hashes: [KeyHash::default(); Self::MAX], length: 0, legacy };
         let message = Message::new(key.as_bytes());
-        for secret in ring.secrets() {
+        let current = ring.current().hash_key();
+        let inner = current.begin(&message);
+        let plain = legacy.then(|| message.sha256());
+
+        let mut candidates = Self { hashes: [KeyHash::default(); Self::MAX], length: 0, legacy };
+        candidates.push(current.finish(&inner));
+        for secret in ring.retired() {
             candidates.push(secret.hash_key().authenticate(&message));
         }
-        if legacy {
-            candidates.push(message.sha256());
+        if let Some(plain) = plain {
+            candidates.push(plain);
         }
         Some(candidates)
     }
@@ -165,6 +171,7 @@ impl Candidates {
 
     /// Which candidate equals `stored`: the comparison that decides. It looks at every candidate, in
     /// constant time.
+    #[inline]
     pub(crate) fn matching(&self, stored: &KeyHash) -> Option<Match> {
         const NONE: u8 = u8::MAX;
         let mut position = NONE;
@@ -184,6 +191,7 @@ impl Candidates {
         self.hashes[0]
     }
 
+    #[inline]
     fn push(&mut self, digest: [u8; DIGEST]) {
         self.hashes[self.length] = KeyHash(digest);
         self.length += 1;

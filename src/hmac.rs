@@ -6,6 +6,8 @@
 //!
 //! [RFC 2104]: https://www.rfc-editor.org/rfc/rfc2104#section-4
 
+use std::slice::from_ref;
+
 use sha2::block_api::compress256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -43,9 +45,8 @@ impl HmacKey {
             block[..DIGEST].copy_from_slice(&Message::new(key).sha256());
         }
         let padded = |pad: u8| {
-            let mut state = INITIAL;
             let mut padded = block.map(|byte| byte ^ pad);
-            compress256(&mut state, &[padded]);
+            let state = compress(INITIAL, from_ref(&padded));
             padded.zeroize();
             state
         };
@@ -57,57 +58,72 @@ impl HmacKey {
     /// The HMAC-SHA-256 of `message`.
     #[inline]
     pub(crate) fn authenticate(&self, message: &Message<'_>) -> [u8; DIGEST] {
-        let inner = message.finish(self.inner, BLOCK);
+        self.finish(&self.begin(message))
+    }
+
+    /// The inner hash, ready for the outer one. Work that stands between the two halves is done while
+    /// the inner hash is on its way through memory.
+    #[inline]
+    pub(crate) fn begin(&self, message: &Message<'_>) -> InnerHash {
         let mut block = [0; BLOCK];
-        block[..DIGEST].copy_from_slice(&inner);
         block[DIGEST] = 0x80;
         put_length(&mut block, BLOCK + DIGEST);
-        let mut state = self.outer;
-        compress256(&mut state, &[block]);
-        to_bytes(state)
+        put_state(&mut block, message.absorb(self.inner, BLOCK));
+        InnerHash(block)
+    }
+
+    /// The outer hash.
+    #[inline]
+    pub(crate) fn finish(&self, inner: &InnerHash) -> [u8; DIGEST] {
+        to_bytes(compress(self.outer, from_ref(&inner.0)))
     }
 }
+
+/// An inner hash as the padded block that the outer hash takes.
+pub(crate) struct InnerHash([u8; BLOCK]);
 
 /// A message to be hashed, possibly several times: under each secret, and plainly.
 pub(crate) struct Message<'a> {
     bytes: &'a [u8],
-    /// The message and the first byte of its padding, where one block holds it.
-    block: [u8; BLOCK],
+    /// The message padded to one block behind a key's, where one block holds it.
+    keyed: [u8; BLOCK],
 }
 
 impl<'a> Message<'a> {
     #[inline]
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        let mut block = [0; BLOCK];
+        let mut keyed = [0; BLOCK];
         if bytes.len() <= MAX_SINGLE {
-            block[..bytes.len()].copy_from_slice(bytes);
-            block[bytes.len()] = 0x80;
+            keyed[..bytes.len()].copy_from_slice(bytes);
+            keyed[bytes.len()] = 0x80;
+            put_length(&mut keyed, BLOCK + bytes.len());
         }
-        Self { bytes, block }
+        Self { bytes, keyed }
     }
 
     /// The plain SHA-256 of the message.
     #[inline]
     pub(crate) fn sha256(&self) -> [u8; DIGEST] {
-        self.finish(INITIAL, 0)
+        to_bytes(self.absorb(INITIAL, 0))
     }
 
     /// Continues a hash that has absorbed `absorbed` bytes to the end of the message.
     #[inline]
-    fn finish(&self, mut state: [u32; 8], absorbed: usize) -> [u8; DIGEST] {
+    fn absorb(&self, state: [u32; 8], absorbed: usize) -> [u32; 8] {
         if self.bytes.len() > MAX_SINGLE {
-            return self.finish_long(state, absorbed);
+            self.absorb_long(state, absorbed)
+        } else if absorbed == BLOCK {
+            compress(state, from_ref(&self.keyed))
+        } else {
+            let mut block = self.keyed;
+            put_length(&mut block, absorbed + self.bytes.len());
+            compress(state, from_ref(&block))
         }
-        let mut block = self.block;
-        put_length(&mut block, absorbed + self.bytes.len());
-        compress256(&mut state, &[block]);
-        to_bytes(state)
     }
 
     #[cold]
-    fn finish_long(&self, mut state: [u32; 8], absorbed: usize) -> [u8; DIGEST] {
+    fn absorb_long(&self, state: [u32; 8], absorbed: usize) -> [u32; 8] {
         let (blocks, rest) = self.bytes.as_chunks::<BLOCK>();
-        compress256(&mut state, blocks);
         let mut last = [[0; BLOCK]; 2];
         let bytes = last.as_flattened_mut();
         bytes[..rest.len()].copy_from_slice(rest);
@@ -115,9 +131,14 @@ impl<'a> Message<'a> {
         // Where the length does not fit behind the message, one more block takes it.
         let used = if rest.len() <= MAX_SINGLE { 1 } else { 2 };
         put_length(&mut last[used - 1], absorbed + self.bytes.len());
-        compress256(&mut state, &last[..used]);
-        to_bytes(state)
+        compress(compress(state, blocks), &last[..used])
     }
+}
+
+#[inline]
+fn compress(mut state: [u32; 8], blocks: &[[u8; BLOCK]]) -> [u32; 8] {
+    compress256(&mut state, blocks);
+    state
 }
 
 /// Ends a padded block with the length of the whole message, in bits.
@@ -126,12 +147,18 @@ fn put_length(block: &mut [u8; BLOCK], bytes: usize) {
     *block.last_chunk_mut().expect("a block is longer") = (8 * bytes as u64).to_be_bytes();
 }
 
+/// Writes a state to the start of a buffer.
+#[inline]
+fn put_state(buffer: &mut [u8], state: [u32; 8]) {
+    for (bytes, word) in buffer.as_chunks_mut::<4>().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+}
+
 #[inline]
 fn to_bytes(state: [u32; 8]) -> [u8; DIGEST] {
     let mut digest = [0; DIGEST];
-    for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
-        *bytes = word.to_be_bytes();
-    }
+    put_state(&mut digest, state);
     digest
 }
 

@@ -167,8 +167,8 @@ impl fmt::Debug for SecretFingerprint {
 /// The secrets that verify: one current, which also issues, and up to three retired ones.
 #[derive(Clone, Debug)]
 pub struct SecretRing {
-    /// Current first.
-    secrets: Vec<ServerSecret>,
+    current: ServerSecret,
+    retired: Vec<ServerSecret>,
 }
 
 impl SecretRing {
@@ -177,7 +177,7 @@ impl SecretRing {
 
     /// A ring of one secret.
     pub fn new(current: ServerSecret) -> Self {
-        Self { secrets: vec![current] }
+        Self { current, retired: Vec::new() }
     }
 
     /// Adds a retired secret: its keys still verify, no key is issued under it.
@@ -189,13 +189,13 @@ impl SecretRing {
     /// [`SecretError::Repeated`] when the ring holds the secret already, [`SecretError::RingFull`]
     /// when it holds four.
     pub fn with_retired(mut self, retired: ServerSecret) -> Result<Self, SecretError> {
-        if self.secrets.iter().any(|known| known.fingerprint == retired.fingerprint) {
+        if self.fingerprints().any(|known| known == retired.fingerprint) {
             return Err(SecretError::Repeated { fingerprint: retired.fingerprint });
         }
-        if self.secrets.len() == Self::MAX_SECRETS {
+        if self.secrets().count() == Self::MAX_SECRETS {
             return Err(SecretError::RingFull);
         }
-        self.secrets.push(retired);
+        self.retired.push(retired);
         Ok(self)
     }
 
@@ -230,16 +230,21 @@ impl SecretRing {
 
     /// The secret that issues.
     pub fn current(&self) -> &ServerSecret {
-        &self.secrets[0]
+        &self.current
     }
 
     /// The fingerprints of all secrets, current first.
     pub fn fingerprints(&self) -> impl Iterator<Item = SecretFingerprint> + '_ {
-        self.secrets.iter().map(ServerSecret::fingerprint)
+        self.secrets().map(ServerSecret::fingerprint)
     }
 
-    pub(crate) fn secrets(&self) -> &[ServerSecret] {
-        &self.secrets
+    pub(crate) fn retired(&self) -> &[ServerSecret] {
+        &self.retired
+    }
+
+    /// All secrets, current first.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &ServerSecret> {
+        std::iter::once(&self.current).chain(&self.retired)
     }
 }
 
