@@ -1,1 +1,137 @@
-//! The suite that every store must pass.
+//! The suite that every store must pass: one check for each promise in the docs of
+//! [`KeyLookup`](super::KeyLookup) and [`KeyStore`](super::KeyStore).
+//!
+//! Say how to make an empty store by implementing [`Subject`], and call [`run`] from a test on a
+//! multi-threaded Tokio runtime. A broken promise is a panic that names it.
+//!
+//! ```
+//! use lexikon_auth::store::conformance::{self, Subject};
+//! use lexikon_auth::{MemoryStore, OwnerId};
+//!
+//! struct Memory;
+//!
+//! impl Subject for Memory {
+//!     type Store = MemoryStore;
+//!
+//!     async fn empty(&self) -> MemoryStore {
+//!         MemoryStore::new()
+//!     }
+//!
+//!     async fn set_owner_active(&self, store: &MemoryStore, owner: &OwnerId, active: bool) {
+//!         store.set_owner_active(owner, active);
+//!     }
+//!
+//!     fn keeps_owners(&self) -> bool {
+//!         false
+//!     }
+//! }
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! conformance::run(&Memory).await;
+//! # });
+//! ```
+
+mod concurrency;
+mod lookup;
+mod management;
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use super::KeyStore;
+use crate::hash::Candidates;
+use crate::key::PresentedKey;
+use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::secret::{SecretRing, ServerSecret};
+
+/// The owners that an empty store has to know, where it keeps owners.
+pub const OWNERS: [&str; 2] = ["owner-a", "owner-b"];
+
+/// What the suite has to know of the store under test.
+pub trait Subject: Send + Sync {
+    /// The store. Clones share the same keys.
+    type Store: KeyStore + Clone + 'static;
+
+    /// A store without keys that knows the [`OWNERS`], all active.
+    fn empty(&self) -> impl Future<Output = Self::Store> + Send;
+
+    /// Disables or enables an owner, as the application does that owns them.
+    fn set_owner_active(
+        &self,
+        store: &Self::Store,
+        owner: &OwnerId,
+        active: bool,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Whether the store can hold the time and reason of a revocation and the format of a hash.
+    fn keeps_details(&self) -> bool {
+        true
+    }
+
+    /// Whether a key for an owner that was never created is refused.
+    fn keeps_owners(&self) -> bool {
+        true
+    }
+}
+
+/// Runs every check, each on an empty store.
+///
+/// # Panics
+/// When the store breaks a promise, and outside a Tokio runtime.
+pub async fn run(subject: &impl Subject) {
+    lookup::run(subject).await;
+    management::run(subject).await;
+    concurrency::run(subject).await;
+}
+
+/// A ring of two secrets, so that a key has a candidate of every kind.
+fn ring() -> SecretRing {
+    let secret = |text: &str| ServerSecret::new(&text.into()).expect("a strong secret");
+    SecretRing::new(secret("conformance current 0123456789abcdef"))
+        .with_retired(secret("conformance retired 0123456789abcdef"))
+        .expect("two different secrets")
+}
+
+/// The untagged key with a number.
+fn key(number: u32) -> String {
+    format!("lxk_{number:0>43}")
+}
+
+/// The candidates of the key with a number: current, retired, legacy.
+fn candidates(number: u32) -> Candidates {
+    let key = key(number);
+    let key = PresentedKey::parse(&key).expect("well-formed");
+    Candidates::compute(&key, &ring()).expect("no tag to be wrong")
+}
+
+/// A record for the key with a number, stored under the given one of its candidates.
+fn record(number: u32, candidate: usize) -> KeyRecord {
+    let id = KeyId::from(&*format!("00000000-0000-4000-8000-{number:012}"));
+    let mut record = KeyRecord::new(id, OWNERS[0].into(), candidates(number).as_slice()[candidate]);
+    record.name = "name".into();
+    record.scopes = "read,write".into();
+    record.created_at = Some(at(1_000_000));
+    record
+}
+
+/// Positions of the candidates.
+const CURRENT: usize = 0;
+const RETIRED: usize = 1;
+const LEGACY: usize = 2;
+
+/// A time, in seconds since 1970.
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// The record with this id, which has to be there.
+async fn stored(store: &impl KeyStore, id: &KeyId) -> KeyRecord {
+    let record = store.find_by_id(id).await.expect("find_by_id answers");
+    (*record.expect("the record is there")).clone()
+}
+
+/// Inserts a record and returns it.
+async fn inserted(store: &impl KeyStore, record: KeyRecord) -> KeyRecord {
+    store.insert(&record).await.expect("insert succeeds");
+    record
+}

@@ -1,0 +1,180 @@
+//! Looking up, inserting, and verifying on top.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{CURRENT, LEGACY, OWNERS, RETIRED, Subject};
+use super::{at, candidates, inserted, key, record, ring, stored};
+use crate::error::{Refusal, StoreError, VerifyError};
+use crate::hash::{Candidates, HashFormat};
+use crate::policy::{LegacyPolicy, Policy, RetiredPolicy};
+use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
+use crate::store::{KeyLookup, KeyStore};
+use crate::verify::Verifier;
+
+pub(super) async fn run(subject: &impl Subject) {
+    every_field_is_kept(subject).await;
+    every_candidate_finds(subject).await;
+    the_earliest_candidate_wins(subject).await;
+    rows_are_found_whatever_their_state(subject).await;
+    the_owner_is_as_of_now(subject).await;
+    a_conflict_changes_nothing(subject).await;
+    unknown_owners_are_refused(subject).await;
+    a_wrong_row_is_never_granted(subject).await;
+    hashes_move_on_use(subject).await;
+}
+
+async fn every_field_is_kept(subject: &impl Subject) {
+    let store = subject.empty().await;
+    let microsecond = Duration::from_micros(1);
+    let mut full = record(1, LEGACY);
+    full.name = "naïve 'name'; DROP TABLE \"api_keys\" -- \\ 名".into();
+    full.scopes = "read,custom:scope,write".into();
+    full.created_at = Some(at(1_700_000_000) + microsecond);
+    full.expires_at = Some(at(4_000_000_000) + microsecond);
+    full.last_used_at = Some(at(1_800_000_000) + microsecond);
+    if subject.keeps_details() {
+        full.format = Some(HashFormat::Sha256);
+        let (at, reason) = (Some(at(1_900_000_000) + microsecond), Some("it's \"lost\"".into()));
+        full.revocation = Some(Box::new(Revocation { at, reason }));
+    }
+    let mut bare = record(2, CURRENT);
+    bare.id = KeyId::from("any text, not a UUID");
+    bare.name = "".into();
+    bare.scopes = "".into();
+    bare.created_at = None;
+    for expected in [full, bare] {
+        store.insert(&expected).await.expect("insert succeeds");
+        assert_eq!(stored(&store, &expected.id).await, expected, "a field is not kept");
+    }
+    let missing = store.find_by_id(&KeyId::from("missing")).await.expect("find_by_id answers");
+    assert_eq!(missing, None, "an unknown id has no record");
+}
+
+async fn every_candidate_finds(subject: &impl Subject) {
+    let store = subject.empty().await;
+    for candidate in [CURRENT, RETIRED, LEGACY] {
+        let number = candidate as u32;
+        let expected = inserted(&store, record(number, candidate)).await;
+        let found = store.find(&candidates(number)).await.expect("find answers");
+        assert_eq!(found.as_deref(), Some(&expected), "candidate {candidate} finds its row");
+    }
+    let found = store.find(&candidates(99)).await.expect("find answers");
+    assert_eq!(found, None, "a key that was never stored is not found");
+}
+
+async fn the_earliest_candidate_wins(subject: &impl Subject) {
+    let store = subject.empty().await;
+    for (id, candidate) in [(3, LEGACY), (1, RETIRED), (2, CURRENT)] {
+        let mut record = record(7, candidate);
+        record.id = KeyId::from(&*id.to_string());
+        store.insert(&record).await.expect("insert succeeds");
+        let found = store.find(&candidates(7)).await.expect("find answers").expect("is found");
+        assert_eq!(
+            found.id, record.id,
+            "of several rows, that of the earliest candidate is returned"
+        );
+    }
+}
+
+async fn rows_are_found_whatever_their_state(subject: &impl Subject) {
+    let store = subject.empty().await;
+    let mut expired = record(1, CURRENT);
+    expired.expires_at = Some(at(1));
+    let expired = inserted(&store, expired).await;
+    let found = store.find(&candidates(1)).await.expect("find answers");
+    assert_eq!(found.as_deref(), Some(&expired), "an expired row is found");
+    store.revoke(&expired.id, at(2), None).await.expect("revoke succeeds");
+    let found = store.find(&candidates(1)).await.expect("find answers").expect("is found");
+    assert!(found.is_revoked(), "a revoked row is found, and says so");
+}
+
+async fn the_owner_is_as_of_now(subject: &impl Subject) {
+    let store = subject.empty().await;
+    inserted(&store, record(1, CURRENT)).await;
+    let mut other = record(2, CURRENT);
+    other.owner = OWNERS[1].into();
+    inserted(&store, other).await;
+    for active in [false, true, false] {
+        subject.set_owner_active(&store, &OwnerId::from(OWNERS[0]), active).await;
+        let found = store.find(&candidates(1)).await.expect("find answers").expect("is found");
+        assert_eq!(found.owner_active, active, "owner_active is as of now");
+        let other = store.find(&candidates(2)).await.expect("find answers").expect("is found");
+        assert!(other.owner_active, "another owner's keys are not touched");
+    }
+    let later = inserted(&store, record(3, CURRENT)).await;
+    let later = stored(&store, &later.id).await;
+    assert!(!later.owner_active, "an insert does not enable the owner");
+}
+
+async fn a_conflict_changes_nothing(subject: &impl Subject) {
+    let store = subject.empty().await;
+    let first = inserted(&store, record(1, CURRENT)).await;
+    let mut same_id = record(2, CURRENT);
+    same_id.id = first.id.clone();
+    let mut same_hash = record(1, CURRENT);
+    same_hash.id = KeyId::from("other");
+    for conflicting in [same_id, same_hash] {
+        let answer = store.insert(&conflicting).await;
+        assert!(matches!(answer, Err(StoreError::Conflict)), "a conflict is one: {answer:?}");
+        assert_eq!(stored(&store, &first.id).await, first, "a conflict changes nothing");
+    }
+    let found = store.find(&candidates(2)).await.expect("find answers");
+    assert_eq!(found, None, "a conflicting key is not stored");
+}
+
+async fn unknown_owners_are_refused(subject: &impl Subject) {
+    if !subject.keeps_owners() {
+        return;
+    }
+    let store = subject.empty().await;
+    let mut orphan = record(1, CURRENT);
+    orphan.owner = "nobody".into();
+    let answer = store.insert(&orphan).await;
+    assert!(matches!(answer, Err(StoreError::UnknownOwner(_))), "unknown owner: {answer:?}");
+    let found = store.find(&candidates(1)).await.expect("find answers");
+    assert_eq!(found, None, "a key without an owner is not stored");
+}
+
+/// A look-up that answers with another row than the one asked for.
+struct WrongRow(Arc<KeyRecord>);
+
+impl KeyLookup for WrongRow {
+    async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+async fn a_wrong_row_is_never_granted(subject: &impl Subject) {
+    let store = subject.empty().await;
+    let other = inserted(&store, record(1, CURRENT)).await;
+    let other = store.find_by_id(&other.id).await.expect("find_by_id answers").expect("is there");
+    let answer = Verifier::new(WrongRow(other), ring()).verify(&key(2)).await;
+    assert!(
+        matches!(answer, Err(VerifyError::Unavailable(StoreError::WrongRow(_)))),
+        "a wrong row is never granted: {answer:?}"
+    );
+}
+
+async fn hashes_move_on_use(subject: &impl Subject) {
+    let store = subject.empty().await;
+    let policy =
+        Policy::default().legacy(LegacyPolicy::UpgradeOnUse).retired(RetiredPolicy::UpgradeOnUse);
+    let verifier = Verifier::new(store.clone(), ring()).with_policy(policy);
+    for (number, candidate) in [(1, CURRENT), (2, RETIRED), (3, LEGACY)] {
+        let inserted = inserted(&store, record(number, candidate)).await;
+        let key = key(number);
+        let before = verifier.verify(&key).await.expect("accepted before");
+        assert_eq!(before.is_under_retired_secret(), candidate == RETIRED);
+        let flushed = verifier.flush().await.expect("flush succeeds");
+        assert_eq!(flushed.upgraded, usize::from(candidate != CURRENT), "a hash moves once");
+        let after = verifier.verify(&key).await.expect("accepted after");
+        assert_eq!(after.format(), HashFormat::HmacSha256, "the hash is HMAC-SHA-256 now");
+        assert!(!after.is_under_retired_secret(), "the hash is under the current secret now");
+        let now = stored(&store, &inserted.id).await;
+        assert_eq!(now.hash, candidates(number).as_slice()[CURRENT]);
+        assert!(now.last_used_at.is_some(), "the use is written");
+    }
+    let unknown = verifier.verify(&key(4)).await;
+    assert!(matches!(unknown, Err(VerifyError::Refused(Refusal::Unknown))), "{unknown:?}");
+}

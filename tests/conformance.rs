@@ -1,0 +1,241 @@
+//! Every store passes the suite, bare and erased.
+#![cfg(feature = "conformance")]
+
+#[cfg(feature = "postgres")]
+#[path = "common/postgres.rs"]
+mod server;
+
+use lexikon_auth::store::conformance::{self, Subject};
+use lexikon_auth::{DynKeyStore, MemoryStore, OwnerId};
+
+struct Memory;
+
+impl Subject for Memory {
+    type Store = MemoryStore;
+
+    async fn empty(&self) -> MemoryStore {
+        MemoryStore::new()
+    }
+
+    async fn set_owner_active(&self, store: &MemoryStore, owner: &OwnerId, active: bool) {
+        store.set_owner_active(owner, active);
+    }
+
+    fn keeps_owners(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory() {
+    conformance::run(&Memory).await;
+}
+
+/// A subject behind the erased store. It keeps the bare stores, to reach their owners.
+struct Erased<T: Subject> {
+    subject: T,
+    bare: tokio::sync::Mutex<Vec<T::Store>>,
+}
+
+impl<T: Subject> Erased<T> {
+    fn new(subject: T) -> Self {
+        Self { subject, bare: tokio::sync::Mutex::default() }
+    }
+}
+
+impl<T: Subject> Subject for Erased<T> {
+    type Store = DynKeyStore;
+
+    async fn empty(&self) -> DynKeyStore {
+        let store = self.subject.empty().await;
+        self.bare.lock().await.push(store.clone());
+        DynKeyStore::new(store)
+    }
+
+    async fn set_owner_active(&self, _: &DynKeyStore, owner: &OwnerId, active: bool) {
+        // The suite runs one check after the other: the newest store is the one it means.
+        let bare = self.bare.lock().await;
+        let store = bare.last().expect("a store was made");
+        self.subject.set_owner_active(store, owner, active).await;
+    }
+
+    fn keeps_details(&self) -> bool {
+        self.subject.keeps_details()
+    }
+
+    fn keeps_owners(&self) -> bool {
+        self.subject.keeps_owners()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_erased() {
+    conformance::run(&Erased::new(Memory)).await;
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use lexikon_auth::SqliteStore;
+    use sqlx::sqlite::SqlitePool;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// The store's own schema.
+    struct Own(TempDir);
+
+    /// The lexikon service's tables as they are, or with the extension.
+    struct Service {
+        folder: TempDir,
+        extended: bool,
+    }
+
+    fn folder() -> TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn new_path(folder: &TempDir) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        folder.path().join(format!("{}.db", COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    impl Subject for Own {
+        type Store = SqliteStore;
+
+        async fn empty(&self) -> SqliteStore {
+            let store = SqliteStore::open_or_create(new_path(&self.0)).await.unwrap();
+            for owner in conformance::OWNERS {
+                store.set_owner_active(&owner.into(), true).await.unwrap();
+            }
+            store
+        }
+
+        async fn set_owner_active(&self, store: &SqliteStore, owner: &OwnerId, active: bool) {
+            store.set_owner_active(owner, active).await.unwrap();
+        }
+
+        fn keeps_owners(&self) -> bool {
+            false
+        }
+    }
+
+    impl Subject for Service {
+        type Store = SqliteStore;
+
+        async fn empty(&self) -> SqliteStore {
+            let path = new_path(&self.folder);
+            std::fs::write(&path, include_bytes!("data/lexikon.sqlite")).unwrap();
+            let pool = SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+            sqlx::query("DELETE FROM api_keys").execute(&pool).await.unwrap();
+            for owner in conformance::OWNERS {
+                let insert = "INSERT INTO users (id, email, first_name, last_name, language, \
+                              adoption_level, is_active) VALUES ($1, $1, '', '', '', '', 1)";
+                sqlx::query(insert).bind(owner).execute(&pool).await.unwrap();
+            }
+            pool.close().await;
+            let store = SqliteStore::open(&path).await.unwrap();
+            if self.extended { store.extend_schema().await.unwrap() } else { store }
+        }
+
+        async fn set_owner_active(&self, store: &SqliteStore, owner: &OwnerId, active: bool) {
+            store.set_owner_active(owner, active).await.unwrap();
+        }
+
+        fn keeps_details(&self) -> bool {
+            self.extended
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn own_schema() {
+        conformance::run(&Own(folder())).await;
+        conformance::run(&Erased::new(Own(folder()))).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tables_of_the_service() {
+        for extended in [false, true] {
+            conformance::run(&Service { folder: folder(), extended }).await;
+            conformance::run(&Erased::new(Service { folder: folder(), extended })).await;
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use lexikon_auth::PostgresStore;
+    use sqlx::postgres::PgPool;
+
+    use super::*;
+
+    /// The store's own schema.
+    struct Own;
+
+    /// The lexikon service's tables as they are, or with the extension.
+    struct Service {
+        extended: bool,
+    }
+
+    impl Subject for Own {
+        type Store = PostgresStore;
+
+        async fn empty(&self) -> PostgresStore {
+            let store = PostgresStore::connect(server::database().await).await.unwrap();
+            for owner in conformance::OWNERS {
+                store.set_owner_active(&owner.into(), true).await.unwrap();
+            }
+            store
+        }
+
+        async fn set_owner_active(&self, store: &PostgresStore, owner: &OwnerId, active: bool) {
+            store.set_owner_active(owner, active).await.unwrap();
+        }
+
+        fn keeps_owners(&self) -> bool {
+            false
+        }
+    }
+
+    impl Subject for Service {
+        type Store = PostgresStore;
+
+        async fn empty(&self) -> PostgresStore {
+            let options = server::database().await;
+            let pool = PgPool::connect_with(options.clone()).await.unwrap();
+            let dump = include_str!("data/lexikon_postgres.sql");
+            sqlx::raw_sql(dump).execute(&pool).await.unwrap();
+            let owners = "DELETE FROM public.api_keys; \
+                          UPDATE public.users SET id = 'owner-a' WHERE id = 'user-1'; \
+                          UPDATE public.users SET id = 'owner-b' WHERE id = 'user-2'";
+            sqlx::raw_sql(owners).execute(&pool).await.unwrap();
+            pool.close().await;
+            let store = PostgresStore::connect(options).await.unwrap();
+            if self.extended { store.extend_schema().await.unwrap() } else { store }
+        }
+
+        async fn set_owner_active(&self, store: &PostgresStore, owner: &OwnerId, active: bool) {
+            store.set_owner_active(owner, active).await.unwrap();
+        }
+
+        fn keeps_details(&self) -> bool {
+            self.extended
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn own_schema() {
+        conformance::run(&Own).await;
+        conformance::run(&Erased::new(Own)).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tables_of_the_service() {
+        for extended in [false, true] {
+            conformance::run(&Service { extended }).await;
+            conformance::run(&Erased::new(Service { extended })).await;
+        }
+    }
+}
