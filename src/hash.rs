@@ -143,10 +143,14 @@ impl Candidates {
     /// may have moved to a newer secret, and a rotation of secrets may have been rolled back since.
     #[inline]
     pub fn compute(key: &PresentedKey<'_>, ring: &SecretRing) -> Option<Self> {
+        let tag_is_valid = !key.is_tagged() || key.tag_is_valid(ring).into();
+        tag_is_valid.then(|| Self::of(key, ring))
+    }
+
+    /// The candidates of a key that has no tag, or a valid one.
+    #[inline]
+    pub(crate) fn of(key: &PresentedKey<'_>, ring: &SecretRing) -> Self {
         let legacy = !key.is_tagged();
-        if key.is_tagged() && !key.tag_is_valid(ring) {
-            return None;
-        }
         let message = Message::new(key.as_bytes());
         let current = ring.current().hash_key();
         let inner = current.begin(&message);
@@ -160,7 +164,7 @@ impl Candidates {
         if let Some(plain) = plain {
             candidates.push(plain);
         }
-        Some(candidates)
+        candidates
     }
 
     /// The hashes, most preferred first; at least one. A store that finds several rows returns the
@@ -169,16 +173,21 @@ impl Candidates {
         &self.hashes[..self.length]
     }
 
-    /// Which candidate equals `stored`: the comparison that decides. It looks at every candidate, in
-    /// constant time.
+    /// The position of the candidate that equals `stored`, or [`u8::MAX`]: the comparison that decides.
+    /// It looks at every candidate, in constant time.
     #[inline]
-    pub(crate) fn matching(&self, stored: &KeyHash) -> Option<Match> {
-        const NONE: u8 = u8::MAX;
-        let mut position = NONE;
+    pub(crate) fn position(&self, stored: &KeyHash) -> u8 {
+        let mut position = u8::MAX;
         for (candidate, hash) in (0..).zip(self.as_slice()) {
             position.conditional_assign(&candidate, hash.ct_eq(stored));
         }
-        match usize::from(position) {
+        position
+    }
+
+    /// What the candidate is that equals `stored`.
+    #[inline]
+    pub(crate) fn matching(&self, stored: &KeyHash) -> Option<Match> {
+        match usize::from(self.position(stored)) {
             position if position >= self.length => None,
             position if self.legacy && position == self.length - 1 => Some(Match::Legacy),
             0 => Some(Match::Current),

@@ -12,7 +12,7 @@ use std::fmt;
 
 use rand::{TryRng, rngs::SysRng};
 use secrecy::{ExposeSecret, SecretString};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 use crate::hmac::{HmacKey, Message};
@@ -160,14 +160,14 @@ impl<'a> PresentedKey<'a> {
     }
 
     /// Whether a secret of the ring made the tag. Every secret is tried, in constant time.
-    pub(crate) fn tag_is_valid(&self, ring: &SecretRing) -> bool {
+    pub(crate) fn tag_is_valid(&self, ring: &SecretRing) -> Choice {
         let (signed, presented) = self.text.split_last_chunk().expect("a tagged key is longer");
         let (signed, presented) = (Message::new(signed), u64::from_ne_bytes(*presented));
-        let mut valid = subtle::Choice::from(0);
+        let mut valid = Choice::from(0);
         for secret in ring.secrets() {
             valid |= u64::from_ne_bytes(tag(secret.tag_key(), &signed)).ct_eq(&presented);
         }
-        valid.into()
+        valid
     }
 }
 

@@ -93,6 +93,32 @@ pub use store::{
 pub use usage::Flushed;
 pub use verify::{VerifiedKey, Verifier};
 
+/// What stands between parsing and decision, for the harness in tests/constant_time alone: no part of
+/// the API, and compiled only with `--cfg lexikon_auth_constant_time`.
+#[cfg(lexikon_auth_constant_time)]
+#[doc(hidden)]
+pub mod constant_time {
+    use subtle::Choice;
+
+    use crate::{Candidates, KeyHash, PresentedKey, SecretRing, ServerSecret};
+
+    pub fn tag_is_valid(key: &PresentedKey<'_>, ring: &SecretRing) -> Choice {
+        key.tag_is_valid(ring)
+    }
+
+    pub fn candidates(key: &PresentedKey<'_>, ring: &SecretRing) -> Candidates {
+        Candidates::of(key, ring)
+    }
+
+    pub fn position(candidates: &Candidates, stored: &KeyHash) -> u8 {
+        candidates.position(stored)
+    }
+
+    pub fn secrets(ring: &SecretRing) -> impl Iterator<Item = &ServerSecret> {
+        ring.secrets()
+    }
+}
+
 /// The examples of README.md, compiled and run as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
