@@ -120,6 +120,6 @@ pub mod constant_time {
 }
 
 /// The examples of README.md, compiled and run as tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::{Zeroize, Zeroizing};
@@ -188,15 +188,16 @@ impl SecretRing {
     /// # Errors
     /// [`SecretError::Repeated`] when the ring holds the secret already, [`SecretError::RingFull`]
     /// when it holds four.
-    pub fn with_retired(mut self, retired: ServerSecret) -> Result<Self, SecretError> {
+    pub fn with_retired(self, retired: ServerSecret) -> Result<Self, SecretError> {
         if self.fingerprints().any(|known| known == retired.fingerprint) {
             return Err(SecretError::Repeated { fingerprint: retired.fingerprint });
         }
         if self.secrets().count() == Self::MAX_SECRETS {
             return Err(SecretError::RingFull);
         }
-        self.retired.push(retired);
-        Ok(self)
+        // Not pushed: a vector that grows would leave copies of the secrets in freed memory.
+        let retired = self.retired.iter().cloned().chain([retired]).collect();
+        Ok(Self { retired, ..self })
     }
 
     /// Reads `API_KEY_SECRET`, and `API_KEY_SECRET_PREVIOUS` where it is set.
@@ -216,13 +217,9 @@ impl SecretRing {
     /// # Errors
     /// [`SecretError`] names the variable and what to do.
     pub fn from_variables(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, SecretError> {
-        let load = |name| match read_variable(name, &lookup)? {
-            Some(secret) => ServerSecret::named(name, &secret).map(Some),
-            None => Ok(None),
-        };
-        let current =
-            load(CURRENT)?.ok_or_else(|| SecretError::Missing { name: CURRENT.into() })?;
-        match load(PREVIOUS)? {
+        let current = read_variable(CURRENT, &lookup)?
+            .ok_or_else(|| SecretError::Missing { name: CURRENT.into() })?;
+        match read_variable(PREVIOUS, &lookup)? {
             Some(previous) => Self::new(current).with_retired(previous),
             None => Ok(Self::new(current)),
         }
@@ -252,33 +249,26 @@ impl SecretRing {
 fn read_variable(
     name: &str,
     lookup: &impl Fn(&str) -> Option<OsString>,
-) -> Result<Option<Zeroizing<Vec<u8>>>, SecretError> {
+) -> Result<Option<ServerSecret>, SecretError> {
     let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
-    let file_name = format!("{name}_FILE");
-    let (name, secret) = match (lookup(name), lookup(&file_name)) {
+    let (name, file_name) = (name.to_owned(), format!("{name}_FILE"));
+    let value = lookup(&name).map(|value| Zeroizing::new(value.into_encoded_bytes()));
+    let (name, secret) = match (value, lookup(&file_name)) {
         (None, None) => return Ok(None),
-        (Some(_), Some(_)) => return Err(SecretError::Ambiguous { name: name.into() }),
-        (Some(value), None) => (name, Zeroizing::new(value.into_encoded_bytes())),
-        (None, Some(path)) => {
-            let path = PathBuf::from(path);
-            match read_file(&path) {
-                Ok(secret) => (&*file_name, secret),
-                Err(source) => {
-                    return Err(SecretError::Unreadable { name: file_name, path, source });
-                }
-            }
-        }
+        (Some(_), Some(_)) => return Err(SecretError::Ambiguous { name }),
+        (Some(value), None) => (name, value),
+        (None, Some(path)) => match read_file(path.as_ref()) {
+            Ok(secret) => (file_name, secret),
+            Err(source) => return Err(SecretError::Unreadable { name: file_name, source }),
+        },
     };
     if str::from_utf8(&secret).is_err() {
-        return Err(SecretError::NotUtf8 { name: name.into() });
+        return Err(SecretError::NotUtf8 { name });
     }
-    if secret.is_empty() {
-        return Err(SecretError::Missing { name: name.into() });
-    }
-    Ok(Some(secret))
+    ServerSecret::named(&name, &secret).map(Some)
 }
 
-fn read_file(path: &PathBuf) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut file = File::open(path)?.take(MAX_FILE + 1);
     // The whole bound at once: a buffer that grows would leave copies of the secret behind.
     let mut secret = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize + 1));
@@ -340,13 +330,11 @@ pub enum SecretError {
         /// The variable.
         name: String,
     },
-    /// The file cannot be read.
-    #[error("{name} names {}, which cannot be read; check the path and its permissions", path.display())]
+    /// The file cannot be read. The path is not told: it may be the secret, put there by mistake.
+    #[error("{name} names a file that cannot be read; check the path and its permissions")]
     Unreadable {
         /// The variable.
         name: String,
-        /// The path it holds.
-        path: PathBuf,
         /// What the operating system answered.
         source: io::Error,
     },

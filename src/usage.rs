@@ -118,7 +118,7 @@ impl WriteBehind {
         record.pending_use.note(at, format);
         // After the note: a flush that begins a new round before this load has yet to read the note.
         let round = self.round.load(Ordering::SeqCst);
-        if record.pending_use.queued_in.load(Ordering::Relaxed) != round {
+        if record.pending_use.queued_in.load(Ordering::SeqCst) != round {
             self.enqueue(record, round);
         }
     }
@@ -127,7 +127,9 @@ impl WriteBehind {
         let shard = self.hasher.hash_one(&record.id) as usize % SHARDS;
         let mut used = lock(&self.used[shard].0);
         if let Some(ById(waiting)) = used.get(&record.id) {
-            // Perhaps an older copy of the record: the newer one takes its place and its use.
+            // Another copy of the record: this one takes its place and its use. From here on, a use of
+            // the other queues it again; one that does not was noted before the read.
+            waiting.pending_use.queued_in.store(NEVER, Ordering::SeqCst);
             let (at, format) = waiting.pending_use.latest();
             record.pending_use.note(at, format);
         } else if used.len() == SHARD_CAPACITY {
@@ -135,7 +137,7 @@ impl WriteBehind {
             return;
         }
         used.replace(ById(record.clone()));
-        record.pending_use.queued_in.store(round, Ordering::Relaxed);
+        record.pending_use.queued_in.store(round, Ordering::SeqCst);
         #[cfg(feature = "tokio")]
         if used.len() == SHARD_CAPACITY / 2 {
             self.wake.notify_one();
@@ -182,11 +184,13 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     fn take(source: &'a WriteBehind) -> Self {
-        source.round.store(next_round(), Ordering::SeqCst);
         let mut records = Vec::new();
         for Shard(used) in &source.used {
             records.extend(lock(used).drain().map(|ById(record)| record));
         }
+        // Between the two: a record that was taken out had been queued in the round that ends here, so
+        // a use that does not queue it again was noted before the reads below.
+        source.round.store(next_round(), Ordering::SeqCst);
         let usage = |record: &Arc<KeyRecord>| {
             let (at, format) = record.pending_use.latest();
             Usage { id: record.id.clone(), at, format }
@@ -208,9 +212,12 @@ impl Drop for Batch<'_> {
     }
 }
 
+/// The round of a record that is not queued.
+const NEVER: u32 = 0;
+
 /// A number that no verifier has had for its round.
 fn next_round() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
+    static NEXT: AtomicU32 = AtomicU32::new(NEVER + 1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
