@@ -93,7 +93,7 @@ pub use store::{
 pub use usage::Flushed;
 pub use verify::{VerifiedKey, Verifier};
 
-/// What stands between parsing and decision, for the harness in tests/constant_time alone: no part of
+/// What stands between parsing and decision, for the harness in tests/valgrind alone: no part of
 /// the API, and compiled only with `--cfg lexikon_auth_constant_time`.
 #[cfg(lexikon_auth_constant_time)]
 #[doc(hidden)]

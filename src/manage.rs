@@ -215,7 +215,7 @@ impl NewKey {
 pub struct IssuedKey {
     /// The plaintext, to be shown to the owner once.
     pub key: ApiKey,
-    /// The record, as it was stored.
+    /// The record as it was written. What it says of the owner is not read back.
     pub record: KeyRecord,
 }
 

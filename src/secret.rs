@@ -262,6 +262,9 @@ fn read_variable(
             Err(source) => return Err(SecretError::Unreadable { name: file_name, source }),
         },
     };
+    if secret.is_empty() {
+        return Err(SecretError::EmptyFile { name });
+    }
     if str::from_utf8(&secret).is_err() {
         return Err(SecretError::NotUtf8 { name });
     }
@@ -294,6 +297,12 @@ pub enum SecretError {
     #[error("{name} is not set; set it to the output of: openssl rand -hex 32")]
     Missing {
         /// The variable, or `the server secret` where it came through the API.
+        name: String,
+    },
+    /// The file holds nothing but perhaps a newline.
+    #[error("{name} names an empty file; fill it with the output of: openssl rand -hex 32")]
+    EmptyFile {
+        /// The variable.
         name: String,
     },
     /// Fewer than 32 bytes.

@@ -1,7 +1,7 @@
 //! A PostgreSQL server of the test's own.
 
 use std::io::{BufRead, BufReader};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool};
 /// One server for each test binary; it stops when its input closes with the process.
 struct Server {
     port: u16,
-    _input: ChildStdin,
+    _process: Child,
 }
 
 impl Server {
@@ -25,7 +25,7 @@ impl Server {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
         let port =
             port.trim().parse().expect("PostgreSQL is installed (tests/run does it) and starts");
-        Self { port, _input: process.stdin.take().unwrap() }
+        Self { port, _process: process }
     }
 }
 
