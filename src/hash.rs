@@ -144,27 +144,37 @@ impl Candidates {
     #[inline]
     pub fn compute(key: &PresentedKey<'_>, ring: &SecretRing) -> Option<Self> {
         let tag_is_valid = !key.is_tagged() || key.tag_is_valid(ring).into();
-        tag_is_valid.then(|| Self::of(key, ring))
+        tag_is_valid.then(|| {
+            let mut candidates = Self::none();
+            candidates.fill(key, ring);
+            candidates
+        })
     }
 
-    /// The candidates of a key that has no tag, or a valid one.
-    #[inline]
-    pub(crate) fn of(key: &PresentedKey<'_>, ring: &SecretRing) -> Self {
-        let legacy = !key.is_tagged();
-        let message = Message::new(key.as_bytes());
-        let current = ring.current().hash_key();
-        let inner = current.begin(&message);
-        let plain = legacy.then(|| message.sha256());
+    pub(crate) const fn none() -> Self {
+        Self { hashes: [KeyHash([0; DIGEST]); Self::MAX], length: 0, legacy: false }
+    }
 
-        let mut candidates = Self { hashes: [KeyHash::default(); Self::MAX], length: 0, legacy };
-        candidates.push(current.finish(&inner));
-        for secret in ring.retired() {
-            candidates.push(secret.hash_key().authenticate(&message));
+    /// Computes the candidates of a key that has no tag, or a valid one. In place: to move a hash that
+    /// has just been written is to wait for memory.
+    #[inline]
+    pub(crate) fn fill(&mut self, key: &PresentedKey<'_>, ring: &SecretRing) {
+        self.legacy = !key.is_tagged();
+        self.length = ring.retired().len() + 1 + usize::from(self.legacy);
+        let [current, others @ ..] = &mut self.hashes[..self.length] else { return };
+        let (retired, plain) = others.split_at_mut(ring.retired().len());
+
+        let message = Message::new(key.as_bytes());
+        let secret = ring.current().hash_key();
+        let inner = secret.begin(&message);
+        if let [plain] = plain {
+            message.sha256(&mut plain.0);
         }
-        if let Some(plain) = plain {
-            candidates.push(plain);
+        secret.finish(&inner, &mut current.0);
+        for (hash, secret) in retired.iter_mut().zip(ring.retired()) {
+            let secret = secret.hash_key();
+            secret.finish(&secret.begin(&message), &mut hash.0);
         }
-        candidates
     }
 
     /// The hashes, most preferred first; at least one. A store that finds several rows returns the
@@ -198,12 +208,6 @@ impl Candidates {
     /// The hash that the key has under the current secret.
     pub(crate) fn current(&self) -> KeyHash {
         self.hashes[0]
-    }
-
-    #[inline]
-    fn push(&mut self, digest: [u8; DIGEST]) {
-        self.hashes[self.length] = KeyHash(digest);
-        self.length += 1;
     }
 }
 

@@ -42,7 +42,7 @@ impl HmacKey {
         if key.len() <= BLOCK {
             block[..key.len()].copy_from_slice(key);
         } else {
-            block[..DIGEST].copy_from_slice(&Message::new(key).sha256());
+            Message::new(key).sha256(block.first_chunk_mut().expect("a block is longer"));
         }
         let padded = |pad: u8| {
             let mut padded = block.map(|byte| byte ^ pad);
@@ -58,7 +58,9 @@ impl HmacKey {
     /// The HMAC-SHA-256 of `message`.
     #[inline]
     pub(crate) fn authenticate(&self, message: &Message<'_>) -> [u8; DIGEST] {
-        self.finish(&self.begin(message))
+        let mut digest = [0; DIGEST];
+        self.finish(&self.begin(message), &mut digest);
+        digest
     }
 
     /// The inner hash, ready for the outer one. Work that stands between the two halves is done while
@@ -74,8 +76,8 @@ impl HmacKey {
 
     /// The outer hash.
     #[inline]
-    pub(crate) fn finish(&self, inner: &InnerHash) -> [u8; DIGEST] {
-        to_bytes(compress(self.outer, from_ref(&inner.0)))
+    pub(crate) fn finish(&self, inner: &InnerHash, digest: &mut [u8; DIGEST]) {
+        put_state(digest, compress(self.outer, from_ref(&inner.0)));
     }
 }
 
@@ -103,8 +105,8 @@ impl<'a> Message<'a> {
 
     /// The plain SHA-256 of the message.
     #[inline]
-    pub(crate) fn sha256(&self) -> [u8; DIGEST] {
-        to_bytes(self.absorb(INITIAL, 0))
+    pub(crate) fn sha256(&self, digest: &mut [u8; DIGEST]) {
+        put_state(digest, self.absorb(INITIAL, 0));
     }
 
     /// Continues a hash that has absorbed `absorbed` bytes to the end of the message.
@@ -147,19 +149,13 @@ fn put_length(block: &mut [u8; BLOCK], bytes: usize) {
     *block.last_chunk_mut().expect("a block is longer") = (8 * bytes as u64).to_be_bytes();
 }
 
-/// Writes a state to the start of a buffer.
+/// Writes a state to the start of a buffer, two words at a time: whoever reads the digest reads it in
+/// words of that width, and a wider load than the store before it has to wait for memory.
 #[inline]
 fn put_state(buffer: &mut [u8], state: [u32; 8]) {
-    for (bytes, word) in buffer.as_chunks_mut::<4>().0.iter_mut().zip(state) {
-        *bytes = word.to_be_bytes();
+    for (bytes, [high, low]) in buffer.as_chunks_mut::<8>().0.iter_mut().zip(state.as_chunks().0) {
+        *bytes = (u64::from(*high) << 32 | u64::from(*low)).to_be_bytes();
     }
-}
-
-#[inline]
-fn to_bytes(state: [u32; 8]) -> [u8; DIGEST] {
-    let mut digest = [0; DIGEST];
-    put_state(&mut digest, state);
-    digest
 }
 
 #[cfg(test)]

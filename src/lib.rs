@@ -107,7 +107,9 @@ pub mod constant_time {
     }
 
     pub fn candidates(key: &PresentedKey<'_>, ring: &SecretRing) -> Candidates {
-        Candidates::of(key, ring)
+        let mut candidates = Candidates::none();
+        candidates.fill(key, ring);
+        candidates
     }
 
     pub fn position(candidates: &Candidates, stored: &KeyHash) -> u8 {

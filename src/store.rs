@@ -3,7 +3,7 @@
 //! # Writing a store
 //!
 //! For verification alone, implement [`KeyLookup`]: one method. For issuing and managing keys,
-//! implement [`KeyStore`] on top. Then run the suite in [`conformance`](crate::conformance) (feature
+//! implement [`KeyStore`] on top. Then run the suite in `store::conformance` (feature
 //! `conformance`) on it; it checks every sentence of these docs.
 //!
 //! Make the store cheap to clone, a handle on something shared: a verifier and a manager each hold one.

@@ -70,17 +70,23 @@ impl<S: KeyLookup> Verifier<S> {
     ) -> impl Future<Output = Result<VerifiedKey, VerifyError>> + Send + 'a {
         let key = PresentedKey::parse(presented);
         async move {
-            let candidates = self.candidates(&key.map_err(Refusal::Malformed)?)?;
+            let mut candidates = Candidates::none();
+            self.fill(&mut candidates, &key.map_err(Refusal::Malformed)?)?;
             let found = self.store.find(&candidates).await.map_err(VerifyError::Unavailable)?;
             self.admit(&candidates, found.ok_or(Refusal::Unknown)?)
         }
     }
 
-    fn candidates(&self, key: &PresentedKey<'_>) -> Result<Candidates, Refusal> {
+    #[inline]
+    fn fill(&self, candidates: &mut Candidates, key: &PresentedKey<'_>) -> Result<(), Refusal> {
         if !key.is_tagged() && self.policy.untagged == UntaggedPolicy::Refuse {
             return Err(Refusal::UntaggedClosed);
         }
-        Candidates::compute(key, &self.ring).ok_or(Refusal::ForgedTag)
+        if key.is_tagged() && !bool::from(key.tag_is_valid(&self.ring)) {
+            return Err(Refusal::ForgedTag);
+        }
+        candidates.fill(key, &self.ring);
+        Ok(())
     }
 
     /// Decides over the row that the store found.
