@@ -187,6 +187,12 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    fn sha256(message: &Message<'_>) -> [u8; DIGEST] {
+        let mut digest = [0; DIGEST];
+        message.sha256(&mut digest);
+        digest
+    }
+
     #[test]
     fn every_hash_of_the_lexikon_service_is_matched() {
         let file: Value = serde_json::from_str(include_str!("../tests/data/hash_vectors.json"))
@@ -197,7 +203,7 @@ mod tests {
             let text = |field: &str| vector[field].as_str().expect("a text");
             let (secret, key) = (text("secret").as_bytes(), text("key").as_bytes());
             assert_eq!(hex(&our_hmac(secret, key)), text("hmac_sha256"), "{vector}");
-            assert_eq!(hex(&Message::new(key).sha256()), text("sha256"), "{vector}");
+            assert_eq!(hex(&sha256(&Message::new(key))), text("sha256"), "{vector}");
         }
     }
 
@@ -253,7 +259,7 @@ mod tests {
         let bytes: Vec<u8> = (0..300).map(|index| (index * 7 % 251) as u8).collect();
         for length in 0..=bytes.len() {
             let (message, key) = (&bytes[..length], &bytes[300 - length..]);
-            assert_eq!(Message::new(message).sha256(), reference_sha256(message), "{length}");
+            assert_eq!(sha256(&Message::new(message)), reference_sha256(message), "{length}");
             for key in [key, b"short"] {
                 assert_eq!(our_hmac(key, message), reference_hmac(key, message), "{length}");
             }
@@ -267,7 +273,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(one.authenticate(&message), reference_hmac(b"one", b"lxk_"));
             assert_eq!(other.authenticate(&message), reference_hmac(b"other", b"lxk_"));
-            assert_eq!(message.sha256(), reference_sha256(b"lxk_"));
+            assert_eq!(sha256(&message), reference_sha256(b"lxk_"));
         }
     }
 
@@ -280,7 +286,7 @@ mod tests {
             message in vec(any::<u8>(), 0..300),
         ) {
             prop_assert_eq!(our_hmac(&key, &message), reference_hmac(&key, &message));
-            prop_assert_eq!(Message::new(&message).sha256(), reference_sha256(&message));
+            prop_assert_eq!(sha256(&Message::new(&message)), reference_sha256(&message));
         }
     }
 }

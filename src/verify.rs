@@ -70,8 +70,9 @@ impl<S: KeyLookup> Verifier<S> {
     ) -> impl Future<Output = Result<VerifiedKey, VerifyError>> + Send + 'a {
         let key = PresentedKey::parse(presented);
         async move {
+            let key = key.map_err(Refusal::Malformed)?;
             let mut candidates = Candidates::none();
-            self.fill(&mut candidates, &key.map_err(Refusal::Malformed)?)?;
+            self.fill(&mut candidates, &key)?;
             let found = self.store.find(&candidates).await.map_err(VerifyError::Unavailable)?;
             self.admit(&candidates, found.ok_or(Refusal::Unknown)?)
         }
