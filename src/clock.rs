@@ -38,6 +38,9 @@ impl ManualClock {
     }
 
     /// Moves the clock forward.
+    ///
+    /// # Panics
+    /// Beyond the last time that the platform can tell.
     pub fn advance(&self, by: Duration) {
         *self.lock() += by;
     }

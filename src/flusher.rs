@@ -78,24 +78,18 @@ impl<S: KeyStore> Flusher<S> {
     /// [`StoreError`] when the store could not write. The notes are kept, and
     /// [`Verifier::flush`] can try again.
     pub async fn shutdown(mut self) -> Result<Flushed, StoreError> {
-        self.stop();
         if let Some(task) = self.task.take() {
-            // A task that panicked or was cancelled has given its notes back; they are flushed below.
+            // A flush that is cut off half-way gives its notes back, and they are flushed below.
+            task.abort();
             let _ = task.await;
         }
         self.verifier.flush().await
     }
 }
 
-impl<S> Flusher<S> {
-    fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.verifier.request_flush();
-    }
-}
-
 impl<S> Drop for Flusher<S> {
     fn drop(&mut self) {
-        self.stop();
+        self.stopping.store(true, Ordering::Release);
+        self.verifier.request_flush();
     }
 }

@@ -9,7 +9,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::mem;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,6 +22,8 @@ use crate::store::{HashChange, KeyStore, Usage};
 const SHARDS: usize = 16;
 /// Notes that are kept for each lock: what fits a hash table of 8192 places at its load of 7/8.
 const SHARD_CAPACITY: usize = 7168;
+/// Uses that are written in one batch: a transaction that keeps other writers waiting is a short one.
+const WRITE_AT_ONCE: usize = 1000;
 /// Hash changes that are kept between two flushes.
 const CHANGES_CAPACITY: usize = 3584;
 
@@ -161,10 +162,12 @@ impl WriteBehind {
     /// future was dropped, is kept for the next flush.
     pub(crate) async fn flush(&self, store: &impl KeyStore) -> Result<Flushed, StoreError> {
         let mut batch = Batch::take(self);
-        if !batch.used.is_empty() {
-            store.record_usage(&batch.used).await?;
+        let used = batch.used.len();
+        while !batch.used.is_empty() {
+            let rest = batch.used.len().saturating_sub(WRITE_AT_ONCE);
+            store.record_usage(&batch.used[rest..]).await?;
+            batch.used.truncate(rest);
         }
-        let used = mem::take(&mut batch.used).len();
         let mut upgraded = 0;
         while let Some(change) = batch.changes.last() {
             upgraded += usize::from(store.replace_hash(change).await?);

@@ -42,6 +42,7 @@ enum Rows {
 enum Writes {
     Work,
     Fail,
+    FailAfterOne,
     FailForHashes,
     Hang,
     HangForHashes,
@@ -97,6 +98,10 @@ impl Probe {
             Writes::Hang => pending().await,
             Writes::HangForHashes if is_hash => pending().await,
             Writes::Panic => panic!("the store panics"),
+            Writes::FailAfterOne => {
+                self.set(Writes::Fail);
+                Ok(())
+            }
             Writes::Work | Writes::FailForHashes | Writes::HangForHashes => Ok(()),
         }
     }
@@ -352,6 +357,25 @@ fn what_a_failed_flush_did_not_write_is_written_by_the_next() {
         assert_eq!(store.stored("legacy").hash, hmac_hash(SECRETS[0], UNTAGGED));
         assert_eq!(ready(verifier.flush()).unwrap(), Flushed::default(), "nothing is left");
     }
+}
+
+#[test]
+fn many_uses_are_written_in_short_batches_and_a_failure_keeps_the_rest() {
+    let store = Probe::new(Rows::Endless);
+    let verifier = verifier(&store);
+    for _ in 0..2500 {
+        verify(&verifier, TAGGED);
+    }
+    store.set(Writes::FailAfterOne);
+    ready(verifier.flush()).unwrap_err();
+    let first = store.written();
+    assert_eq!(first.len(), 1000);
+    store.set(Writes::Work);
+    assert_eq!(ready(verifier.flush()).unwrap(), used(1500));
+    let mut ids: Vec<_> = first.into_iter().chain(store.written()).map(|use_| use_.id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 2500, "each use is written once");
 }
 
 #[test]
