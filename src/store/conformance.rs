@@ -36,9 +36,10 @@ mod lookup;
 mod management;
 
 use std::future::Future;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use super::KeyStore;
+use super::{KeyStore, Page};
 use crate::hash::Candidates;
 use crate::key::PresentedKey;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -85,12 +86,12 @@ pub async fn run(subject: &impl Subject) {
 }
 
 /// A ring of two secrets, so that a key has a candidate of every kind.
-fn ring() -> SecretRing {
+static RING: LazyLock<SecretRing> = LazyLock::new(|| {
     let secret = |text: &str| ServerSecret::new(&text.into()).expect("a strong secret");
     SecretRing::new(secret("conformance current 0123456789abcdef"))
         .with_retired(secret("conformance retired 0123456789abcdef"))
         .expect("two different secrets")
-}
+});
 
 /// The untagged key with a number.
 fn key(number: u32) -> String {
@@ -101,7 +102,7 @@ fn key(number: u32) -> String {
 fn candidates(number: u32) -> Candidates {
     let key = key(number);
     let key = PresentedKey::parse(&key).expect("well-formed");
-    Candidates::compute(&key, &ring()).expect("no tag to be wrong")
+    Candidates::compute(&key, &RING).expect("no tag to be wrong")
 }
 
 /// A record for the key with a number, stored under the given one of its candidates.
@@ -119,15 +120,23 @@ const CURRENT: usize = 0;
 const RETIRED: usize = 1;
 const LEGACY: usize = 2;
 
+/// The precision that times are kept to.
+const MICROSECOND: Duration = Duration::from_micros(1);
+
 /// A time, in seconds since 1970.
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// The record with this id, which has to be there.
-async fn stored(store: &impl KeyStore, id: &KeyId) -> KeyRecord {
-    let record = store.find_by_id(id).await.expect("find_by_id answers");
-    (*record.expect("the record is there")).clone()
+/// The record of the key with a number, which has to be there, and the same however it is read.
+async fn stored(store: &impl KeyStore, number: u32) -> KeyRecord {
+    let found = store.find(&candidates(number)).await.expect("find answers").expect("is found");
+    let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers");
+    assert_eq!(by_id.as_ref(), Some(&found), "find_by_id returns what find does");
+    let listed = store.list(&found.owner, &Page::first(100)).await.expect("list answers");
+    let listed: Vec<_> = listed.iter().filter(|record| record.id == found.id).collect();
+    assert_eq!(listed, [&found], "list holds, once, what find returns");
+    (*found).clone()
 }
 
 /// Inserts a record and returns it.

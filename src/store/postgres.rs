@@ -128,8 +128,8 @@ impl PostgresStore {
             ""
         };
         let record_usage = constant(format!(
-            "WITH batch AS (SELECT * FROM unnest($1::varchar[], $2::timestamp[], $3::varchar[]) \
-             AS batch (id, at, hash_format)), \
+            "WITH batch AS (SELECT DISTINCT ON (id) * FROM unnest($1::varchar[], $2::timestamp[], $3::varchar[]) \
+             AS batch (id, at, hash_format) ORDER BY id, at DESC), \
              locked AS (SELECT id FROM api_keys WHERE id IN (SELECT id FROM batch) ORDER BY id FOR UPDATE) \
              UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, b.at){format} \
              FROM batch b JOIN locked l ON l.id = b.id WHERE k.id = b.id"

@@ -1,10 +1,9 @@
 //! Looking up, inserting, and verifying on top.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{CURRENT, LEGACY, OWNERS, RETIRED, Subject};
-use super::{at, candidates, inserted, key, record, ring, stored};
+use super::{CURRENT, LEGACY, MICROSECOND, OWNERS, RETIRED, Subject};
+use super::{RING, at, candidates, inserted, key, record, stored};
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::hash::{Candidates, HashFormat};
 use crate::policy::{LegacyPolicy, Policy, RetiredPolicy};
@@ -26,16 +25,15 @@ pub(super) async fn run(subject: &impl Subject) {
 
 async fn every_field_is_kept(subject: &impl Subject) {
     let store = subject.empty().await;
-    let microsecond = Duration::from_micros(1);
     let mut full = record(1, LEGACY);
     full.name = "naïve 'name'; DROP TABLE \"api_keys\" -- \\ 名".into();
     full.scopes = "read,custom:scope,write".into();
-    full.created_at = Some(at(1_700_000_000) + microsecond);
-    full.expires_at = Some(at(4_000_000_000) + microsecond);
-    full.last_used_at = Some(at(1_800_000_000) + microsecond);
+    full.created_at = Some(at(1_700_000_000) + MICROSECOND);
+    full.expires_at = Some(at(4_000_000_000) + MICROSECOND);
+    full.last_used_at = Some(at(1_800_000_000) + MICROSECOND);
     if subject.keeps_details() {
         full.format = Some(HashFormat::Sha256);
-        let (at, reason) = (Some(at(1_900_000_000) + microsecond), Some("it's \"lost\"".into()));
+        let (at, reason) = (Some(at(1_900_000_000) + MICROSECOND), Some("it's \"lost\"".into()));
         full.revocation = Some(Box::new(Revocation { at, reason }));
     }
     let mut bare = record(2, CURRENT);
@@ -43,9 +41,9 @@ async fn every_field_is_kept(subject: &impl Subject) {
     bare.name = "".into();
     bare.scopes = "".into();
     bare.created_at = None;
-    for expected in [full, bare] {
+    for (number, expected) in [(1, full), (2, bare)] {
         store.insert(&expected).await.expect("insert succeeds");
-        assert_eq!(stored(&store, &expected.id).await, expected, "a field is not kept");
+        assert_eq!(stored(&store, number).await, expected, "every field is kept");
     }
     let missing = store.find_by_id(&KeyId::from("missing")).await.expect("find_by_id answers");
     assert_eq!(missing, None, "an unknown id has no record");
@@ -97,14 +95,11 @@ async fn the_owner_is_as_of_now(subject: &impl Subject) {
     inserted(&store, other).await;
     for active in [false, true, false] {
         subject.set_owner_active(&store, &OwnerId::from(OWNERS[0]), active).await;
-        let found = store.find(&candidates(1)).await.expect("find answers").expect("is found");
-        assert_eq!(found.owner_active, active, "owner_active is as of now");
-        let other = store.find(&candidates(2)).await.expect("find answers").expect("is found");
-        assert!(other.owner_active, "another owner's keys are not touched");
+        assert_eq!(stored(&store, 1).await.owner_active, active, "owner_active is as of now");
+        assert!(stored(&store, 2).await.owner_active, "another owner's keys are not touched");
     }
-    let later = inserted(&store, record(3, CURRENT)).await;
-    let later = stored(&store, &later.id).await;
-    assert!(!later.owner_active, "an insert does not enable the owner");
+    inserted(&store, record(3, CURRENT)).await;
+    assert!(!stored(&store, 3).await.owner_active, "an insert does not enable the owner");
 }
 
 async fn a_conflict_changes_nothing(subject: &impl Subject) {
@@ -117,10 +112,12 @@ async fn a_conflict_changes_nothing(subject: &impl Subject) {
     for conflicting in [same_id, same_hash] {
         let answer = store.insert(&conflicting).await;
         assert!(matches!(answer, Err(StoreError::Conflict)), "a conflict is one: {answer:?}");
-        assert_eq!(stored(&store, &first.id).await, first, "a conflict changes nothing");
+        assert_eq!(stored(&store, 1).await, first, "a conflict changes nothing");
     }
     let found = store.find(&candidates(2)).await.expect("find answers");
     assert_eq!(found, None, "a conflicting key is not stored");
+    let found = store.find_by_id(&KeyId::from("other")).await.expect("find_by_id answers");
+    assert_eq!(found, None, "a conflicting id is not stored");
 }
 
 async fn unknown_owners_are_refused(subject: &impl Subject) {
@@ -128,10 +125,15 @@ async fn unknown_owners_are_refused(subject: &impl Subject) {
         return;
     }
     let store = subject.empty().await;
+    let old = inserted(&store, record(2, CURRENT)).await;
     let mut orphan = record(1, CURRENT);
     orphan.owner = "nobody".into();
-    let answer = store.insert(&orphan).await;
-    assert!(matches!(answer, Err(StoreError::UnknownOwner(_))), "unknown owner: {answer:?}");
+    let answers =
+        [store.insert(&orphan).await, store.rotate(&old.id, at(10), at(20), &orphan).await];
+    for answer in answers {
+        assert!(matches!(answer, Err(StoreError::UnknownOwner(_))), "unknown owner: {answer:?}");
+    }
+    assert_eq!(stored(&store, 2).await, old, "without a successor the old key stays");
     let found = store.find(&candidates(1)).await.expect("find answers");
     assert_eq!(found, None, "a key without an owner is not stored");
 }
@@ -149,7 +151,7 @@ async fn a_wrong_row_is_never_granted(subject: &impl Subject) {
     let store = subject.empty().await;
     let other = inserted(&store, record(1, CURRENT)).await;
     let other = store.find_by_id(&other.id).await.expect("find_by_id answers").expect("is there");
-    let answer = Verifier::new(WrongRow(other), ring()).verify(&key(2)).await;
+    let answer = Verifier::new(WrongRow(other), RING.clone()).verify(&key(2)).await;
     assert!(
         matches!(answer, Err(VerifyError::Unavailable(StoreError::WrongRow(_)))),
         "a wrong row is never granted: {answer:?}"
@@ -160,9 +162,9 @@ async fn hashes_move_on_use(subject: &impl Subject) {
     let store = subject.empty().await;
     let policy =
         Policy::default().legacy(LegacyPolicy::UpgradeOnUse).retired(RetiredPolicy::UpgradeOnUse);
-    let verifier = Verifier::new(store.clone(), ring()).with_policy(policy);
+    let verifier = Verifier::new(store.clone(), RING.clone()).with_policy(policy);
     for (number, candidate) in [(1, CURRENT), (2, RETIRED), (3, LEGACY)] {
-        let inserted = inserted(&store, record(number, candidate)).await;
+        inserted(&store, record(number, candidate)).await;
         let key = key(number);
         let before = verifier.verify(&key).await.expect("accepted before");
         assert_eq!(before.is_under_retired_secret(), candidate == RETIRED);
@@ -171,8 +173,8 @@ async fn hashes_move_on_use(subject: &impl Subject) {
         let after = verifier.verify(&key).await.expect("accepted after");
         assert_eq!(after.format(), HashFormat::HmacSha256, "the hash is HMAC-SHA-256 now");
         assert!(!after.is_under_retired_secret(), "the hash is under the current secret now");
-        let now = stored(&store, &inserted.id).await;
-        assert_eq!(now.hash, candidates(number).as_slice()[CURRENT]);
+        let now = stored(&store, number).await;
+        assert_eq!(now.hash, candidates(number).as_slice()[CURRENT], "the row holds that hash");
         assert!(now.last_used_at.is_some(), "the use is written");
     }
     let unknown = verifier.verify(&key(4)).await;

@@ -1,10 +1,10 @@
 //! Listing, changing, revoking, rotating, and writing in batches.
 
-use super::{CURRENT, LEGACY, OWNERS, Subject};
+use super::{CURRENT, LEGACY, MICROSECOND, OWNERS, Subject};
 use super::{at, candidates, inserted, record, stored};
 use crate::error::StoreError;
 use crate::hash::HashFormat;
-use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 
 pub(super) async fn run(subject: &impl Subject) {
@@ -48,14 +48,11 @@ async fn lists_are_paged_and_newest_first(subject: &impl Subject) {
     assert_eq!(list(OWNERS[0], Page::first(0)).await, [], "a limit of zero lists nothing");
     for size in 1..=expected.len() {
         let mut page = Page::first(size as u32);
-        let mut listed = Vec::new();
-        loop {
-            let next = list(OWNERS[0], page).await;
-            let Some(last) = next.last() else { break };
-            page = Page::after(size as u32, last.clone());
-            listed.extend(next);
+        for part in expected.chunks(size) {
+            assert_eq!(list(OWNERS[0], page).await, ids(part), "the list in pages of {size}");
+            page = Page::after(size as u32, part[part.len() - 1].id.clone());
         }
-        assert_eq!(listed, ids(&expected), "pages of {size} are the whole list");
+        assert_eq!(list(OWNERS[0], page).await, [], "nothing comes after the last");
     }
     assert_eq!(list("nobody", Page::first(9)).await, [], "an unknown owner has none");
     let foreign = Page::after(9, record(50, CURRENT).id);
@@ -72,55 +69,62 @@ async fn an_update_changes_what_it_names(subject: &impl Subject) {
     let untouched = inserted(&store, record(2, CURRENT)).await;
     let update = async |update: KeyUpdate, expected: &KeyRecord| {
         store.update(&expected.id, &update).await.expect("update succeeds");
-        assert_eq!(stored(&store, &expected.id).await, *expected, "after {update:?}");
+        assert_eq!(stored(&store, 1).await, *expected, "after {update:?}");
     };
     update(KeyUpdate::default(), &expected).await;
     expected.name = "new".into();
     update(KeyUpdate { name: Some("new".into()), ..KeyUpdate::default() }, &expected).await;
     expected.scopes = "".into();
     update(KeyUpdate { scopes: Some("".into()), ..KeyUpdate::default() }, &expected).await;
-    expected.expires_at = Some(at(4_100_000_000));
+    expected.expires_at = Some(at(4_100_000_000) + MICROSECOND);
     let date = Some(expected.expires_at);
     update(KeyUpdate { expires_at: date, ..KeyUpdate::default() }, &expected).await;
     expected.expires_at = None;
     update(KeyUpdate { expires_at: Some(None), ..KeyUpdate::default() }, &expected).await;
-    assert_eq!(stored(&store, &untouched.id).await, untouched, "other rows are not touched");
+    assert_eq!(stored(&store, 2).await, untouched, "other rows are not touched");
 }
 
 async fn a_revocation_is_for_good(subject: &impl Subject) {
     let store = subject.empty().await;
-    let revoked = inserted(&store, record(1, CURRENT)).await;
     let untouched = inserted(&store, record(2, CURRENT)).await;
-    for (time, reason) in [(5000, Some("first")), (6000, Some("second")), (7000, None)] {
-        store.revoke(&revoked.id, at(time), reason).await.expect("revoking again is no error");
-        let found = store.find(&candidates(1)).await.expect("find answers").expect("is found");
-        let revocation = found.revocation.as_deref().expect("the next look-up sees it");
-        if subject.keeps_details() {
-            let kept = (revocation.at, revocation.reason.as_deref());
-            assert_eq!(kept, (Some(at(5000)), Some("first")), "the first revocation stands");
+    // The first may have given no reason, and that stands too.
+    for (number, first) in [(1, Some("first")), (3, None)] {
+        let mut expected = inserted(&store, record(number, CURRENT)).await;
+        for (time, reason) in [(5000, first), (4000, Some("second")), (7000, None)] {
+            let time = at(time) + MICROSECOND;
+            store.revoke(&expected.id, time, reason).await.expect("revoking again is no error");
+            let now = stored(&store, number).await;
+            assert!(now.is_revoked(), "the next look-up sees it");
+            if subject.keeps_details() {
+                let (at, reason) = (Some(at(5000) + MICROSECOND), first.map(Into::into));
+                expected.revocation = Some(Box::new(Revocation { at, reason }));
+                assert_eq!(now, expected, "the first revocation stands, and nothing else changes");
+            }
         }
     }
-    assert_eq!(stored(&store, &untouched.id).await, untouched, "other rows are not touched");
+    assert_eq!(stored(&store, 2).await, untouched, "other rows are not touched");
 }
 
 async fn a_rotation_is_whole(subject: &impl Subject) {
     let store = subject.empty().await;
     let old = inserted(&store, record(1, CURRENT)).await;
-    store.rotate(&old.id, at(10), at(20), &record(2, CURRENT)).await.expect("rotate succeeds");
-    assert_eq!(stored(&store, &old.id).await.expires_at, Some(at(20)), "the old key gets a date");
-    let successor = record(2, CURRENT);
-    assert_eq!(stored(&store, &successor.id).await, successor, "the successor is stored");
-
-    store.rotate(&old.id, at(11), at(30), &record(3, CURRENT)).await.expect("rotate succeeds");
-    let expiry = stored(&store, &old.id).await.expires_at;
-    assert_eq!(expiry, Some(at(20)), "the old key never outlives its date");
-    store.rotate(&old.id, at(11), at(11), &record(4, CURRENT)).await.expect("rotate succeeds");
-    assert_eq!(stored(&store, &old.id).await.expires_at, Some(at(11)), "the overlap may be zero");
+    let rotations = [
+        (at(20) + MICROSECOND, at(20) + MICROSECOND, "the old key gets a date"),
+        (at(30), at(20) + MICROSECOND, "the old key never outlives its date"),
+        (at(11), at(11), "the overlap may be zero"),
+    ];
+    for (number, (date, expected, promise)) in (2..).zip(rotations) {
+        let successor = record(number, CURRENT);
+        store.rotate(&old.id, at(10), date, &successor).await.expect("rotate succeeds");
+        assert_eq!(stored(&store, number).await, successor, "the successor is stored");
+        let expected = KeyRecord { expires_at: Some(expected), ..old.clone() };
+        assert_eq!(stored(&store, 1).await, expected, "{promise}, and nothing else changes");
+    }
 
     let old = inserted(&store, record(5, CURRENT)).await;
     let answer = store.rotate(&old.id, at(10), at(20), &record(2, CURRENT)).await;
     assert!(matches!(answer, Err(StoreError::Conflict)), "a conflict is one: {answer:?}");
-    assert_eq!(stored(&store, &old.id).await, old, "without a successor the old key stays");
+    assert_eq!(stored(&store, 5).await, old, "without a successor the old key stays");
 }
 
 async fn only_keys_in_force_are_rotated(subject: &impl Subject) {
@@ -140,51 +144,64 @@ async fn only_keys_in_force_are_rotated(subject: &impl Subject) {
 
 async fn a_sweep_revokes_what_is_due(subject: &impl Subject) {
     let store = subject.empty().await;
-    let dates = [Some(999), Some(1000), Some(1001), None, Some(500)];
+    let now = at(1000);
+    let dates = [Some(now - MICROSECOND), Some(now), Some(now + MICROSECOND), None, Some(at(500))];
     for (number, date) in (0..).zip(dates) {
         let mut record = record(number, CURRENT);
-        record.expires_at = date.map(at);
+        record.expires_at = date;
         store.insert(&record).await.expect("insert succeeds");
     }
     store.revoke(&record(4, CURRENT).id, at(1), Some("by hand")).await.expect("revoke succeeds");
-    assert_eq!(store.expire(at(1000)).await.expect("expire succeeds"), 2, "the date itself is due");
-    for (number, revoked) in [(0, true), (1, true), (2, false), (3, false), (4, true)] {
-        let now = stored(&store, &record(number, CURRENT).id).await;
-        assert_eq!(now.is_revoked(), revoked, "key {number} after the sweep");
-        let reason = now.revocation.and_then(|revocation| revocation.reason);
-        if subject.keeps_details() && revoked {
-            let expected = if number == 4 { "by hand" } else { "expired" };
-            assert_eq!(reason.as_deref(), Some(expected), "key {number} says why");
+    assert_eq!(store.expire(now).await.expect("expire succeeds"), 2, "the date itself is due");
+    let (swept, by_hand) = (Some((now, "expired")), Some((at(1), "by hand")));
+    for (number, expected) in (0..).zip([swept, swept, None, None, by_hand]) {
+        let row = stored(&store, number).await;
+        assert_eq!(row.is_revoked(), expected.is_some(), "key {number} after the sweep");
+        if subject.keeps_details() {
+            let revocation =
+                |(at, reason): (_, &str)| Revocation { at: Some(at), reason: Some(reason.into()) };
+            let expected = expected.map(revocation);
+            assert_eq!(
+                row.revocation.as_deref(),
+                expected.as_ref(),
+                "key {number} says when and why"
+            );
         }
     }
-    assert_eq!(store.expire(at(1000)).await.expect("expire succeeds"), 0, "nothing is left");
+    assert_eq!(store.expire(now).await.expect("expire succeeds"), 0, "nothing is left");
 }
 
 async fn uses_only_move_forward(subject: &impl Subject) {
     let store = subject.empty().await;
     let used = inserted(&store, record(1, LEGACY)).await;
     let untouched = inserted(&store, record(2, CURRENT)).await;
-    let usage =
-        |seconds| Usage { id: used.id.clone(), at: at(seconds), format: HashFormat::Sha256 };
+    let usage = |at| Usage { id: used.id.clone(), at, format: HashFormat::Sha256 };
     store.record_usage(&[]).await.expect("an empty batch is no error");
-    for (seconds, latest) in [(5000, 5000), (4000, 5000), (6000, 6000)] {
-        let unknown = Usage { id: KeyId::from("unknown"), ..usage(seconds) };
-        let batch = [unknown, usage(seconds)];
-        store.record_usage(&batch).await.expect("an unknown id is passed over");
-        let now = stored(&store, &used.id).await;
-        assert_eq!(now.last_used_at, Some(at(latest)), "uses only move forward");
+    let later = at(5000) + MICROSECOND;
+    for (time, latest) in [(at(5000), at(5000)), (at(4000), at(5000)), (later, later)] {
+        let unknown = Usage { id: KeyId::from("unknown"), ..usage(time) };
+        store.record_usage(&[unknown, usage(time)]).await.expect("an unknown id is passed over");
+        let now = stored(&store, 1).await;
+        assert_eq!(now.last_used_at, Some(latest), "uses only move forward");
         let expected =
             KeyRecord { last_used_at: now.last_used_at, format: now.format, ..used.clone() };
         assert_eq!(now, expected, "nothing else changes");
     }
-    assert_eq!(stored(&store, &untouched.id).await, untouched, "other rows are not touched");
+    assert_eq!(stored(&store, 2).await, untouched, "other rows are not touched");
+    let batch = [usage(at(6000)), usage(at(6500)), usage(at(6000))];
+    store.record_usage(&batch).await.expect("a batch may hold several uses of a key");
+    assert_eq!(
+        stored(&store, 1).await.last_used_at,
+        Some(at(6500)),
+        "the latest of a batch stands"
+    );
 
     // More than a statement of SQLite or PostgreSQL can bind one by one.
-    let unknown = |number| Usage { id: KeyId::from(&*format!("{number}")), ..usage(1) };
+    let unknown = |number| Usage { id: KeyId::from(&*format!("{number}")), ..usage(at(1)) };
     let mut batch: Vec<_> = (0..40_000).map(unknown).collect();
-    batch.push(usage(7000));
+    batch.push(usage(at(7000)));
     store.record_usage(&batch).await.expect("a large batch is written");
-    assert_eq!(stored(&store, &used.id).await.last_used_at, Some(at(7000)));
+    assert_eq!(stored(&store, 1).await.last_used_at, Some(at(7000)), "all of it");
 }
 
 async fn a_hash_is_replaced_only_if_it_is_the_expected_one(subject: &impl Subject) {
@@ -208,14 +225,17 @@ async fn a_hash_is_replaced_only_if_it_is_the_expected_one(subject: &impl Subjec
     for (why, change) in refused {
         let replaced = store.replace_hash(&change).await.expect("no error");
         assert!(!replaced, "not replaced when {why}");
-        assert_eq!(stored(&store, &row.id).await, row, "unchanged when {why}");
-        assert_eq!(stored(&store, &other.id).await, other, "unchanged when {why}");
+        assert_eq!(stored(&store, 1).await, row, "unchanged when {why}");
+        assert_eq!(stored(&store, 2).await, other, "unchanged when {why}");
     }
     assert!(store.replace_hash(&change).await.expect("no error"), "replaced");
     assert!(!store.replace_hash(&change).await.expect("no error"), "only once");
-    let found = store.find(&candidates(1)).await.expect("find answers").expect("is found");
-    let expected = KeyRecord { hash: change.replacement, format: found.format, ..row };
-    assert_eq!(*found, expected, "only the hash has changed");
+    let now = stored(&store, 1).await;
+    let expected = KeyRecord { hash: change.replacement, format: now.format, ..row };
+    assert_eq!(now, expected, "only the hash has changed");
+    let mut heir = record(3, CURRENT);
+    heir.hash = change.expected;
+    store.insert(&heir).await.expect("no row holds the old hash any more");
 }
 
 async fn formats_are_counted(subject: &impl Subject) {
@@ -224,6 +244,7 @@ async fn formats_are_counted(subject: &impl Subject) {
     for (number, format) in (0..).zip(formats) {
         let mut record = record(number, LEGACY);
         record.format = format;
+        record.expires_at = Some(at(1));
         store.insert(&record).await.expect("insert succeeds");
     }
     let id = |number| record(number, LEGACY).id;
@@ -236,6 +257,7 @@ async fn formats_are_counted(subject: &impl Subject) {
         };
         assert_eq!(counts, expected, "the count of formats");
     };
+    // All are past their date: what is not revoked counts.
     count(1, 1, 3).await;
     store.revoke(&id(2), at(1), None).await.expect("revoke succeeds");
     count(1, 1, 2).await;
@@ -245,7 +267,11 @@ async fn formats_are_counted(subject: &impl Subject) {
     let (expected, replacement) =
         (candidates(4).as_slice()[LEGACY], candidates(4).as_slice()[CURRENT]);
     let change = HashChange { id: id(4), expected, replacement };
-    assert!(store.replace_hash(&change).await.expect("no error"));
+    assert!(store.replace_hash(&change).await.expect("no error"), "replaced");
+    count(2, 2, 0).await;
+    // Noted before the upgrade, written after it.
+    let late = Usage { id: id(4), at: at(9), format: HashFormat::Sha256 };
+    store.record_usage(&[late]).await.expect("record_usage succeeds");
     count(2, 2, 0).await;
 }
 
@@ -260,4 +286,6 @@ async fn an_unknown_id_is_not_found(subject: &impl Subject) {
     for answer in answers {
         assert!(matches!(answer, Err(StoreError::NotFound(_))), "not found: {answer:?}");
     }
+    let found = store.find(&candidates(1)).await.expect("find answers");
+    assert_eq!(found, None, "no successor is stored");
 }
