@@ -31,10 +31,11 @@ async fn memory() {
     conformance::run(&Memory).await;
 }
 
-/// A subject behind the erased store. It keeps the bare stores, to reach their owners.
+/// A subject behind the erased store. It keeps the newest bare store, to reach its owners: the suite
+/// runs one check after the other.
 struct Erased<T: Subject> {
     subject: T,
-    bare: tokio::sync::Mutex<Vec<T::Store>>,
+    bare: tokio::sync::Mutex<Option<T::Store>>,
 }
 
 impl<T: Subject> Erased<T> {
@@ -48,14 +49,13 @@ impl<T: Subject> Subject for Erased<T> {
 
     async fn empty(&self) -> DynKeyStore {
         let store = self.subject.empty().await;
-        self.bare.lock().await.push(store.clone());
+        *self.bare.lock().await = Some(store.clone());
         DynKeyStore::new(store)
     }
 
     async fn set_owner_active(&self, _: &DynKeyStore, owner: &OwnerId, active: bool) {
-        // The suite runs one check after the other: the newest store is the one it means.
         let bare = self.bare.lock().await;
-        let store = bare.last().expect("a store was made");
+        let store = bare.as_ref().expect("a store was made");
         self.subject.set_owner_active(store, owner, active).await;
     }
 
@@ -166,10 +166,21 @@ mod sqlite {
 
 #[cfg(feature = "postgres")]
 mod postgres {
+    use std::time::Duration;
+
     use lexikon_auth::PostgresStore;
-    use sqlx::postgres::PgPool;
+    use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
     use super::*;
+
+    /// The suite is about what a store answers, not when: a busy machine has time.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn store(database: PgConnectOptions) -> PostgresStore {
+        let pool = PgPoolOptions::new().acquire_timeout(PATIENCE).max_connections(10);
+        let pool = pool.connect_with(database).await.unwrap();
+        PostgresStore::with_pool(pool, PATIENCE).await.unwrap()
+    }
 
     /// The store's own schema.
     struct Own;
@@ -183,7 +194,7 @@ mod postgres {
         type Store = PostgresStore;
 
         async fn empty(&self) -> PostgresStore {
-            let store = PostgresStore::connect(server::database().await).await.unwrap();
+            let store = store(server::database().await).await;
             for owner in conformance::OWNERS {
                 store.set_owner_active(&owner.into(), true).await.unwrap();
             }
@@ -212,7 +223,7 @@ mod postgres {
                           UPDATE public.users SET id = 'owner-b' WHERE id = 'user-2'";
             sqlx::raw_sql(owners).execute(&pool).await.unwrap();
             pool.close().await;
-            let store = PostgresStore::connect(options).await.unwrap();
+            let store = store(options).await;
             if self.extended { store.extend_schema().await.unwrap() } else { store }
         }
 

@@ -249,7 +249,7 @@ async fn usage_of_many_instances_is_written_without_a_deadlock() {
 async fn a_statement_that_hangs_is_unavailable_and_its_connection_is_not_used_again() {
     let options = service().await;
     let pool = PgPoolOptions::new().max_connections(1).connect_with(options.clone()).await.unwrap();
-    let store = PostgresStore::with_pool(pool, Duration::from_millis(300)).await.unwrap();
+    let store = PostgresStore::with_pool(pool, Duration::from_secs(1)).await.unwrap();
     let verifier = Verifier::new(store, ring());
     let key = key_of("hmac-sha256 admin");
     verifier.verify(&key).await.unwrap();

@@ -223,8 +223,7 @@ async fn no_free_connection_is_unavailable() {
     let ring = ring();
     let (file, key, _) = with_a_key(&ring).await;
     let options = SqliteConnectOptions::new().filename(&file.path);
-    let pool =
-        SqlitePoolOptions::new().max_connections(1).acquire_timeout(Duration::from_millis(1));
+    let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(1));
     let pool = pool.connect_with(options).await.unwrap();
     let store = SqliteStore::with_pool(pool.clone()).await.unwrap();
     let verifier = Verifier::new(store, ring);
