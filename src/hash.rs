@@ -205,6 +205,18 @@ impl Candidates {
         }
     }
 
+    /// One name for all candidates together, for caches: the same for the same key under the same
+    /// secrets. Nobody can aim for one without the secrets, as each is the sum of HMACs with at most
+    /// one plain hash.
+    #[cfg(feature = "cache")]
+    pub(crate) fn identity(&self) -> KeyHash {
+        let mut sum = [0; DIGEST];
+        for hash in self.as_slice() {
+            sum.iter_mut().zip(hash.0).for_each(|(sum, byte)| *sum ^= byte);
+        }
+        KeyHash(sum)
+    }
+
     /// The hash that the key has under the current secret.
     pub(crate) fn current(&self) -> KeyHash {
         self.hashes[0]

@@ -60,6 +60,8 @@ mod clock;
 mod error;
 #[cfg(feature = "tokio")]
 mod flusher;
+#[cfg(feature = "tokio")]
+mod follower;
 mod hash;
 mod hmac;
 mod key;
@@ -76,6 +78,8 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{ManageError, Refusal, StoreError, VerifyError};
 #[cfg(feature = "tokio")]
 pub use flusher::{DEFAULT_FLUSH_INTERVAL, Flusher};
+#[cfg(feature = "tokio")]
+pub use follower::Follower;
 pub use hash::{Candidates, HashFormat, KeyHash};
 pub use key::{ApiKey, EntropyError, KEY_PREFIX, MalformedKey, PresentedKey};
 pub use manage::{IssuedKey, KeyManager, NewKey, Rotation};
@@ -87,8 +91,11 @@ pub use secret::{SecretError, SecretFingerprint, SecretRing, ServerSecret};
 pub use store::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
+#[cfg(feature = "cache")]
+pub use store::{CacheOptions, CachedStore};
 pub use store::{
-    DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, MemoryStore, Page, Usage,
+    Change, DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, MemoryStore,
+    Page, Usage,
 };
 pub use usage::Flushed;
 pub use verify::{VerifiedKey, Verifier};

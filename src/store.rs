@@ -21,6 +21,9 @@ use crate::hash::{Candidates, HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId};
 use crate::scopes::Scopes;
 
+#[cfg(feature = "cache")]
+mod cached;
+pub(crate) mod change;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod erased;
@@ -32,6 +35,9 @@ mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+#[cfg(feature = "cache")]
+pub use cached::{CacheOptions, CachedStore};
+pub use change::{Change, ChangeFeed, FeedEvent, Message, Subscription};
 pub use erased::DynKeyStore;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
@@ -69,13 +75,22 @@ pub trait KeyLookup: Send + Sync {
         &self,
         candidates: &Candidates,
     ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
+
+    /// Takes note of what a feed of changes reports. Stores that keep copies of records forget what a
+    /// change concerns before the future completes, and pass the event on to the store beneath first;
+    /// all others have nothing to do.
+    fn observe(&self, event: &FeedEvent) -> impl Future<Output = ()> + Send {
+        let _ = event;
+        async {}
+    }
 }
 
 /// What issuing and managing keys needs of a store.
 ///
 /// Every method that writes returns after the write is durable, happens as a whole or not at all, and
-/// is seen by every [`find`](KeyLookup::find) that begins after it returned. Times are kept to the
-/// microsecond.
+/// is seen by every [`find`](KeyLookup::find) that begins after it returned. Only the traces of use,
+/// [`last_used_at`](KeyRecord::last_used_at) and [`format`](KeyRecord::format), may be older there: no
+/// decision depends on them. Times are kept to the microsecond.
 pub trait KeyStore: KeyLookup {
     /// Adds a record. Its [`owner_active`](KeyRecord::owner_active) is not written.
     ///

@@ -6,6 +6,8 @@
 mod server;
 
 use lexikon_auth::store::conformance::{self, Subject};
+#[cfg(feature = "cache")]
+use lexikon_auth::{CachedStore, Change};
 use lexikon_auth::{DynKeyStore, MemoryStore, OwnerId};
 
 struct Memory;
@@ -71,6 +73,39 @@ impl<T: Subject> Subject for Erased<T> {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_erased() {
     conformance::run(&Erased::new(Memory)).await;
+}
+
+/// A subject behind the in-process cache.
+#[cfg(feature = "cache")]
+struct Cached<T>(T);
+
+#[cfg(feature = "cache")]
+impl<T: Subject> Subject for Cached<T> {
+    type Store = CachedStore<T::Store>;
+
+    async fn empty(&self) -> Self::Store {
+        CachedStore::new(self.0.empty().await)
+    }
+
+    async fn set_owner_active(&self, store: &Self::Store, owner: &OwnerId, active: bool) {
+        self.0.set_owner_active(store.inner(), owner, active).await;
+        store.invalidate(Change::Owner(owner.clone()));
+    }
+
+    fn keeps_details(&self) -> bool {
+        self.0.keeps_details()
+    }
+
+    fn keeps_owners(&self) -> bool {
+        self.0.keeps_owners()
+    }
+}
+
+#[cfg(feature = "cache")]
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_cached() {
+    conformance::run(&Cached(Memory)).await;
+    conformance::run(&Erased::new(Cached(Memory))).await;
 }
 
 #[cfg(feature = "sqlite")]

@@ -131,12 +131,15 @@ fn at(seconds: u64) -> SystemTime {
 /// The record of the key with a number, which has to be there, and the same however it is read.
 async fn stored(store: &impl KeyStore, number: u32) -> KeyRecord {
     let found = store.find(&candidates(number)).await.expect("find answers").expect("is found");
-    let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers");
-    assert_eq!(by_id.as_ref(), Some(&found), "find_by_id returns what find does");
+    let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers").expect("is found");
+    // The traces of use may be older in what `find` returns.
+    let (last_used_at, format) = (by_id.last_used_at, by_id.format);
+    let found = KeyRecord { last_used_at, format, ..(*found).clone() };
+    assert_eq!(*by_id, found, "find_by_id returns what find does");
     let listed = store.list(&found.owner, &Page::first(100)).await.expect("list answers");
     let listed: Vec<_> = listed.iter().filter(|record| record.id == found.id).collect();
-    assert_eq!(listed, [&found], "list holds, once, what find returns");
-    (*found).clone()
+    assert_eq!(listed, [&by_id], "list holds, once, what find_by_id returns");
+    found
 }
 
 /// Inserts a record and returns it.

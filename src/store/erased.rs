@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -39,6 +39,8 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send +
 /// The two store traits with boxed futures, which makes them usable behind `dyn`.
 trait Erased: Send + Sync {
     fn find<'a>(&'a self, candidates: &'a Candidates) -> Answer<'a, Option<Arc<KeyRecord>>>;
+    fn observe<'a>(&'a self, event: &'a FeedEvent)
+    -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()>;
     fn find_by_id<'a>(&'a self, id: &'a KeyId) -> Answer<'a, Option<Arc<KeyRecord>>>;
     fn list<'a>(&'a self, owner: &'a OwnerId, page: &'a Page) -> Answer<'a, Vec<Arc<KeyRecord>>>;
@@ -65,6 +67,13 @@ trait Erased: Send + Sync {
 impl<S: KeyStore> Erased for S {
     fn find<'a>(&'a self, candidates: &'a Candidates) -> Answer<'a, Option<Arc<KeyRecord>>> {
         Box::pin(KeyLookup::find(self, candidates))
+    }
+
+    fn observe<'a>(
+        &'a self,
+        event: &'a FeedEvent,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(KeyLookup::observe(self, event))
     }
 
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()> {
@@ -122,6 +131,10 @@ impl<S: KeyStore> Erased for S {
 impl KeyLookup for DynKeyStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         self.0.find(candidates).await
+    }
+
+    async fn observe(&self, event: &FeedEvent) {
+        self.0.observe(event).await;
     }
 }
 

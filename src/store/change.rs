@@ -1,0 +1,94 @@
+//! Changes to keys, and the feeds that report those made elsewhere.
+
+use std::future::Future;
+
+use crate::error::StoreError;
+use crate::record::{KeyId, OwnerId};
+
+/// What changed, as far as copies of records are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The key with this id was changed or removed.
+    Key(KeyId),
+    /// This owner was enabled, disabled, added or removed.
+    Owner(OwnerId),
+    /// A key was added, or an existing one got another hash: what was unknown may be known now.
+    Added,
+    /// Anything.
+    All,
+}
+
+impl Change {
+    /// The change as text, for channels.
+    #[cfg(feature = "redis")]
+    pub(crate) fn to_text(&self) -> String {
+        match self {
+            Self::Key(id) => format!("key:{id}"),
+            Self::Owner(owner) => format!("owner:{owner}"),
+            Self::Added => "added".to_owned(),
+            Self::All => "all".to_owned(),
+        }
+    }
+
+    /// Reads a text from a channel. One that is not understood may mean anything.
+    #[cfg(any(feature = "postgres", feature = "redis"))]
+    pub(crate) fn from_text(text: &str) -> Self {
+        match text.split_once(':') {
+            Some(("key", id)) => Self::Key(id.into()),
+            Some(("owner", owner)) => Self::Owner(owner.into()),
+            None if text == "added" => Self::Added,
+            _ => Self::All,
+        }
+    }
+}
+
+/// What a follower tells a store of its feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FeedEvent {
+    /// From now on every change is reported.
+    Connected,
+    /// A change.
+    Changed(Change),
+    /// Changes may have gone unreported since the last event, and may from now on.
+    Lost,
+}
+
+/// Where changes are reported that others make: other instances, other programs.
+pub trait ChangeFeed: Send + Sync + 'static {
+    /// A live connection to the feed.
+    type Subscription: Subscription;
+
+    /// Connects. Every change that is committed after this returned is reported.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the feed cannot be reached. The follower tries again.
+    fn subscribe(&self) -> impl Future<Output = Result<Self::Subscription, StoreError>> + Send;
+}
+
+/// A live connection to a [`ChangeFeed`].
+pub trait Subscription: Send {
+    /// Waits for the next message, in the order in which changes were committed. The future may be
+    /// dropped at any time without losing a message.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the connection is lost.
+    fn receive(&mut self) -> impl Future<Output = Result<Message, StoreError>> + Send;
+
+    /// Sends a message through the feed to this very subscription, where it arrives as
+    /// [`Message::Beat`] after every change that was committed before.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the connection is lost.
+    fn beat(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// What arrives through a feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// A change.
+    Changed(Change),
+    /// This subscription's own latest [`beat`](Subscription::beat).
+    Beat,
+    /// Nothing of interest here, such as the beat of another instance.
+    Other,
+}
