@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 
 use crate::key::{EntropyError, MalformedKey};
 use crate::record::{KeyId, OwnerId};
+use crate::secret::SecretFingerprint;
 
 /// Why a verification did not succeed.
 ///
@@ -105,6 +106,17 @@ pub enum StoreError {
     /// The database is not one that the store knows.
     #[error("the database has an unknown schema: {0}")]
     Schema(String),
+    /// The database was written under other secrets: every key would be refused as unknown.
+    #[error(
+        "the server secret has the fingerprint {current}, and the database was written under {known}; \
+         start with the right secret, or run add_secret when this one is new"
+    )]
+    UnknownSecret {
+        /// The secret that the ring has for its current one.
+        current: SecretFingerprint,
+        /// The fingerprints that the database knows, oldest first, separated by commas.
+        known: String,
+    },
     /// A row holds something that cannot be read.
     #[error("the row of key {id} holds something unreadable in column {column}; mend the row")]
     InvalidRow {

@@ -41,7 +41,7 @@ pub use change::{Change, ChangeFeed, FeedEvent, Message, Subscription};
 pub use erased::DynKeyStore;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
-pub use postgres::PostgresStore;
+pub use postgres::{PostgresFeed, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 

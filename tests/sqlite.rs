@@ -306,3 +306,26 @@ async fn neither_key_nor_secret_is_in_the_file() {
     assert!(!holds(&key[4..]));
     assert!(!holds(secrecy::ExposeSecret::expose_secret(&secret)));
 }
+
+#[tokio::test]
+async fn a_secret_that_the_database_does_not_know_is_refused() {
+    let (ring, other) = (ring(), ring());
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open_or_create(folder.path().join("own.db")).await.unwrap();
+    store.check_secrets(&ring).await.expect("the first one is learned");
+    store.check_secrets(&ring).await.expect("and known");
+    let error = store.check_secrets(&other).await.unwrap_err();
+    assert!(matches!(error, StoreError::UnknownSecret { .. }), "{error:?}");
+    store.add_secret(other.current()).await.unwrap();
+    store.check_secrets(&other).await.expect("added");
+
+    let file = folder.path().join("service.db");
+    std::fs::write(&file, include_bytes!("data/lexikon.sqlite")).unwrap();
+    let store = SqliteStore::open(&file).await.unwrap();
+    store.check_secrets(&other).await.expect("the service's tables know nothing of secrets");
+    let error = store.add_secret(other.current()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Schema(_)), "{error:?}");
+    let store = store.extend_schema().await.unwrap();
+    store.check_secrets(&ring).await.expect("the first one is learned");
+    assert!(store.check_secrets(&other).await.is_err());
+}

@@ -5,6 +5,7 @@
 //! from the server's clock, so the time zone of a session does not matter.
 
 mod connection;
+mod feed;
 mod row;
 mod schema;
 
@@ -18,12 +19,15 @@ use sqlx::query::Query;
 use sqlx::{Connection, SqlStr};
 
 use self::connection::{Lease, limited, unavailable};
+pub use self::feed::PostgresFeed;
 use self::row::{Timestamp, read_record};
-use super::sql::{Schema, Statements, constant, counts, earliest, found};
+use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements};
+use super::sql::{constant, counts, earliest, found, knows, require_secrets};
 use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::secret::{SecretRing, ServerSecret};
 
 /// How long a call waits for a connection, and how long for an answer, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -79,14 +83,16 @@ impl PostgresStore {
         Ok(Self::on(pool, patience, schema))
     }
 
-    /// Adds the columns `revoked_at`, `revoked_reason` and `hash_format` to `api_keys`, where they are
-    /// missing, and returns a store that fills them.
+    /// Adds what is missing of the extension, and returns a store that uses it: the columns
+    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the table
+    /// `lexikon_auth_secrets`, and triggers on `api_keys` and `users` that report
+    /// [changes](Self::changes).
     ///
-    /// All are NULL in the rows that are there, no row is rewritten, and readers that name their
-    /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
-    /// instances at once. The table is locked for the change of its catalogue entry alone; while a long
-    /// transaction keeps it from that lock, it gives up after half a second instead of holding up
-    /// everybody behind it.
+    /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name
+    /// their columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from
+    /// two instances at once. A table is locked for the change of its catalogue entry alone; while a
+    /// long transaction keeps it from that lock, it gives up after half a second instead of holding up
+    /// everybody behind it. What was added by then stays.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the lock was not to be had: try again.
@@ -111,6 +117,54 @@ impl PostgresStore {
             0 => Err(StoreError::UnknownOwner(owner.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a current secret that the database does not know; call it when the service starts. A
+    /// database that knows none yet learns this one. Tables without the
+    /// [extension](Self::extend_schema) know nothing, and refuse nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSecret`].
+    pub async fn check_secrets(&self, ring: &SecretRing) -> Result<(), StoreError> {
+        if !self.schema.has_secrets {
+            return Ok(());
+        }
+        limited(self.patience, async {
+            let mut lease = Lease::from(&self.pool).await?;
+            let known = sqlx::query_scalar(SELECT_SECRETS).fetch_all(&mut *lease.connection).await;
+            if knows(ring.current(), &known.map_err(unavailable)?)?.is_some() {
+                lease.end();
+                return Ok(());
+            }
+            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            // Of several instances that start with different secrets, the first one decides.
+            schema::take_turns(&mut transaction).await?;
+            let known = sqlx::query_scalar(SELECT_SECRETS).fetch_all(&mut *transaction).await;
+            if knows(ring.current(), &known.map_err(unavailable)?)?.is_none() {
+                let insert = insert_secret(ring.current())?.execute(&mut *transaction).await;
+                insert.map_err(unavailable)?;
+            }
+            transaction.commit().await.map_err(unavailable)?;
+            lease.end();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets the database know a new secret, so that services may start with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] when the tables are without the [extension](Self::extend_schema).
+    pub async fn add_secret(&self, secret: &ServerSecret) -> Result<(), StoreError> {
+        require_secrets(self.schema)?;
+        self.execute(insert_secret(secret)?).await.map(drop)
+    }
+
+    /// The changes of keys and owners, whoever makes them, for a [`Follower`](crate::Follower). They
+    /// are reported by triggers that a new schema has, and that
+    /// [`extend_schema`](Self::extend_schema) adds. The feed holds one connection of its own.
+    pub fn changes(&self) -> PostgresFeed {
+        PostgresFeed::new(self.pool.connect_options(), self.patience)
     }
 
     /// Closes all connections, once the calls that are under way have ended.
@@ -334,4 +388,9 @@ impl KeyStore for PostgresStore {
         })
         .await
     }
+}
+
+fn insert_secret(secret: &ServerSecret) -> Result<Query<'_, Postgres, PgArguments>, StoreError> {
+    let now = Timestamp::new("added_at", SystemTime::now())?;
+    Ok(sqlx::query(INSERT_SECRET).bind(secret.fingerprint().to_string()).bind(now))
 }

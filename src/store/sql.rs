@@ -7,6 +7,7 @@ use super::FormatCounts;
 use crate::error::StoreError;
 use crate::hash::KeyHash;
 use crate::record::{KeyId, KeyRecord};
+use crate::secret::ServerSecret;
 
 /// The columns of `api_keys` that verification and management need.
 pub(super) const API_KEYS: [&str; 9] = [
@@ -27,6 +28,15 @@ pub(super) const USERS: [&str; 2] = ["id", "is_active"];
 /// The columns that the extension of the schema adds to `api_keys`. All nullable.
 pub(super) const DETAILS: [&str; 3] = ["revoked_at", "revoked_reason", "hash_format"];
 
+/// The table of the secrets that rows were written under.
+pub(super) const SECRETS: &str = "lexikon_auth_secrets";
+pub(super) const CREATE_SECRETS: &str = "CREATE TABLE IF NOT EXISTS lexikon_auth_secrets \
+     (fingerprint VARCHAR NOT NULL PRIMARY KEY, added_at TIMESTAMP NOT NULL)";
+pub(super) const SELECT_SECRETS: &str =
+    "SELECT fingerprint FROM lexikon_auth_secrets ORDER BY added_at, fingerprint";
+pub(super) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (fingerprint, added_at) \
+     VALUES ($1, $2) ON CONFLICT DO NOTHING";
+
 /// What a database offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Schema {
@@ -34,16 +44,23 @@ pub(super) struct Schema {
     pub(super) has_details: bool,
     /// Whether `users` is this crate's own, with nothing but an id and a state.
     pub(super) owns_users: bool,
+    /// Whether the table of secrets is there.
+    pub(super) has_secrets: bool,
 }
 
 impl Schema {
     /// Recognises the tables by their columns.
-    pub(super) fn recognise(api_keys: &[String], users: &[String]) -> Result<Self, StoreError> {
+    pub(super) fn recognise(
+        api_keys: &[String],
+        users: &[String],
+        secrets: &[String],
+    ) -> Result<Self, StoreError> {
         require("api_keys", api_keys, &API_KEYS)?;
         require("users", users, &USERS)?;
         Ok(Self {
             has_details: DETAILS.iter().all(|column| api_keys.iter().any(|known| known == column)),
             owns_users: users.len() == USERS.len(),
+            has_secrets: !secrets.is_empty(),
         })
     }
 }
@@ -174,4 +191,20 @@ pub(super) fn counts((hmac_sha256, sha256, all): (i64, i64, i64)) -> FormatCount
 pub(super) fn earliest(hashes: &[KeyHash], records: Vec<KeyRecord>) -> Option<KeyRecord> {
     let preference = |record: &KeyRecord| hashes.iter().position(|hash| *hash == record.hash);
     records.into_iter().min_by_key(preference)
+}
+
+/// Whether the database knows the secret that would write to it; `None` when it knows none yet.
+pub(super) fn knows(current: &ServerSecret, known: &[String]) -> Result<Option<()>, StoreError> {
+    let current = current.fingerprint();
+    match known {
+        [] => Ok(None),
+        _ if known.contains(&current.to_string()) => Ok(Some(())),
+        _ => Err(StoreError::UnknownSecret { current, known: known.join(", ") }),
+    }
+}
+
+/// A secret can be added only where there is a table for it.
+pub(super) fn require_secrets(schema: Schema) -> Result<(), StoreError> {
+    let problem = "table lexikon_auth_secrets is missing; run extend_schema first";
+    if schema.has_secrets { Ok(()) } else { Err(StoreError::Schema(problem.to_owned())) }
 }

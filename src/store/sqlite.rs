@@ -13,15 +13,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sqlx::SqlStr;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
+use sqlx::query::Query;
+use sqlx::sqlite::{
+    Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions,
+};
 
 use self::row::read_record;
 use self::timestamp::{to_text, to_text_optional};
-use super::sql::{Schema, Statements, counts, earliest, found};
+use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements};
+use super::sql::{counts, earliest, found, knows, require_secrets};
 use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
 use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::secret::{SecretRing, ServerSecret};
 
 /// How long a call waits for a lock or for a connection before the store is unavailable: a request
 /// waits behind it.
@@ -103,10 +108,11 @@ impl SqliteStore {
         Ok(Self::on(pool, schema))
     }
 
-    /// Adds the columns `revoked_at`, `revoked_reason` and `hash_format` to `api_keys`, where they are
-    /// missing, and returns a store that fills them.
+    /// Adds what is missing of the extension, and returns a store that uses it: the columns
+    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the table
+    /// `lexikon_auth_secrets`.
     ///
-    /// All are NULL in the rows that are there, no row is rewritten, and readers that name their
+    /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name their
     /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
     /// processes at once.
     ///
@@ -136,6 +142,39 @@ impl SqliteStore {
             return Err(StoreError::UnknownOwner(owner.clone()));
         }
         transaction.commit().await.map_err(unavailable)
+    }
+
+    /// Refuses a current secret that the database does not know; call it when the service starts. A
+    /// database that knows none yet learns this one. Tables without the
+    /// [extension](Self::extend_schema) know nothing, and refuse nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSecret`].
+    pub async fn check_secrets(&self, ring: &SecretRing) -> Result<(), StoreError> {
+        if !self.schema.has_secrets {
+            return Ok(());
+        }
+        let known = sqlx::query_scalar(SELECT_SECRETS).fetch_all(&self.pool).await;
+        if knows(ring.current(), &known.map_err(unavailable)?)?.is_some() {
+            return Ok(());
+        }
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        // Of several processes that start with different secrets, the first one decides.
+        let known = sqlx::query_scalar(SELECT_SECRETS).fetch_all(&mut *transaction).await;
+        if knows(ring.current(), &known.map_err(unavailable)?)?.is_none() {
+            let insert = insert_secret(ring.current())?.execute(&mut *transaction).await;
+            insert.map_err(unavailable)?;
+        }
+        transaction.commit().await.map_err(unavailable)
+    }
+
+    /// Lets the database know a new secret, so that services may start with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] when the tables are without the [extension](Self::extend_schema).
+    pub async fn add_secret(&self, secret: &ServerSecret) -> Result<(), StoreError> {
+        require_secrets(self.schema)?;
+        insert_secret(secret)?.execute(&self.pool).await.map_err(unavailable).map(drop)
     }
 
     /// Closes all connections, once the calls that are under way have ended.
@@ -338,6 +377,11 @@ impl KeyStore for SqliteStore {
         let query = sqlx::query_as(self.statements.count_by_format.clone());
         Ok(counts(query.fetch_one(&self.pool).await.map_err(unavailable)?))
     }
+}
+
+fn insert_secret(secret: &ServerSecret) -> Result<Query<'_, Sqlite, SqliteArguments>, StoreError> {
+    let now = to_text("added_at", SystemTime::now())?;
+    Ok(sqlx::query(INSERT_SECRET).bind(secret.fingerprint().to_string()).bind(now))
 }
 
 fn file(path: impl AsRef<Path>) -> SqliteConnectOptions {

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 
 use super::connection::{Lease, limited, unavailable};
 use crate::error::StoreError;
-use crate::store::sql::Schema;
+use crate::store::sql::{CREATE_SECRETS, SECRETS, Schema};
 
 /// The same tables as the lexikon service's, as far as this crate needs them, extension included.
 const CREATE: &str = "
@@ -30,17 +30,86 @@ const CREATE: &str = "
     CREATE INDEX ix_api_keys_user_id ON api_keys (user_id, created_at);
 ";
 
-/// Adds the columns of the extension, in one change of the catalogue.
-const EXTEND: &str = "
-    SET LOCAL lock_timeout = '500ms';
-    ALTER TABLE api_keys
+/// The parts of the extension, each by itself: a lock that one has to wait for holds up nobody on the
+/// other table. Every part can be run again.
+const EXTEND: [&str; 4] = [
+    CREATE_SECRETS,
+    "ALTER TABLE api_keys
         ADD COLUMN IF NOT EXISTS revoked_at timestamp,
         ADD COLUMN IF NOT EXISTS revoked_reason varchar,
-        ADD COLUMN IF NOT EXISTS hash_format varchar;
+        ADD COLUMN IF NOT EXISTS hash_format varchar;",
+    REPORT_KEYS,
+    REPORT_OWNERS,
+];
+
+/// The channel that changes are reported on.
+pub(super) const CHANNEL: &str = "lexikon_auth";
+/// How many triggers report them.
+const TRIGGERS: i64 = 6;
+
+/// Reports changes of keys, whoever makes them. Not those of `last_used_at`, which the service writes
+/// with every request. A notification holds less than 8000 bytes.
+const REPORT_KEYS: &str = "
+    CREATE OR REPLACE FUNCTION lexikon_auth_report_key() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'TRUNCATE' THEN
+            PERFORM pg_notify('lexikon_auth', 'all');
+            RETURN NULL;
+        END IF;
+        IF TG_OP <> 'INSERT' THEN
+            PERFORM pg_notify('lexikon_auth',
+                CASE WHEN octet_length(OLD.id::text) < 7900 THEN 'key:' || OLD.id ELSE 'all' END);
+        END IF;
+        IF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND OLD.key_hash IS DISTINCT FROM NEW.key_hash) THEN
+            PERFORM pg_notify('lexikon_auth', 'added');
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE OR REPLACE TRIGGER lexikon_auth_key_written AFTER INSERT OR DELETE ON api_keys
+        FOR EACH ROW EXECUTE FUNCTION lexikon_auth_report_key();
+    CREATE OR REPLACE TRIGGER lexikon_auth_key_changed AFTER UPDATE ON api_keys FOR EACH ROW WHEN (
+        (OLD.id, OLD.user_id, OLD.key_hash, OLD.name, OLD.scopes, OLD.is_active, OLD.expires_at)
+        IS DISTINCT FROM
+        (NEW.id, NEW.user_id, NEW.key_hash, NEW.name, NEW.scopes, NEW.is_active, NEW.expires_at)
+    ) EXECUTE FUNCTION lexikon_auth_report_key();
+    CREATE OR REPLACE TRIGGER lexikon_auth_keys_truncated AFTER TRUNCATE ON api_keys
+        FOR EACH STATEMENT EXECUTE FUNCTION lexikon_auth_report_key();
 ";
 
-/// Lets one instance at a time create the tables. An arbitrary number: the ASCII codes of `lxk_`.
+/// Reports owners that are enabled, disabled, added or removed.
+const REPORT_OWNERS: &str = "
+    CREATE OR REPLACE FUNCTION lexikon_auth_report_owner() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'TRUNCATE' THEN
+            PERFORM pg_notify('lexikon_auth', 'all');
+            RETURN NULL;
+        END IF;
+        IF TG_OP <> 'INSERT' THEN
+            PERFORM pg_notify('lexikon_auth',
+                CASE WHEN octet_length(OLD.id::text) < 7900 THEN 'owner:' || OLD.id ELSE 'all' END);
+        END IF;
+        IF TG_OP <> 'DELETE' THEN
+            PERFORM pg_notify('lexikon_auth',
+                CASE WHEN octet_length(NEW.id::text) < 7900 THEN 'owner:' || NEW.id ELSE 'all' END);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE OR REPLACE TRIGGER lexikon_auth_owner_written AFTER INSERT OR DELETE ON users
+        FOR EACH ROW EXECUTE FUNCTION lexikon_auth_report_owner();
+    CREATE OR REPLACE TRIGGER lexikon_auth_owner_changed AFTER UPDATE ON users FOR EACH ROW WHEN (
+        (OLD.id, OLD.is_active) IS DISTINCT FROM (NEW.id, NEW.is_active)
+    ) EXECUTE FUNCTION lexikon_auth_report_owner();
+    CREATE OR REPLACE TRIGGER lexikon_auth_owners_truncated AFTER TRUNCATE ON users
+        FOR EACH STATEMENT EXECUTE FUNCTION lexikon_auth_report_owner();
+";
+
+/// Lets one instance at a time change the schema. An arbitrary number: the ASCII codes of `lxk_`.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1819831135)";
+
+/// Waits for whoever else is changing the schema or the secrets, until the end of the transaction.
+pub(super) async fn take_turns(transaction: &mut PgConnection) -> Result<(), StoreError> {
+    sqlx::query(LOCK).execute(transaction).await.map_err(unavailable).map(drop)
+}
 
 /// Finds out which schema a database has, and creates one where it has none.
 pub(super) async fn recognise_or_create(
@@ -55,10 +124,12 @@ pub(super) async fn recognise_or_create(
             return schema;
         }
         let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
-        sqlx::query(LOCK).execute(&mut *transaction).await.map_err(unavailable)?;
+        take_turns(&mut transaction).await?;
         // Another instance may have been faster.
         if is_empty(&mut transaction).await? {
-            sqlx::raw_sql(CREATE).execute(&mut *transaction).await.map_err(unavailable)?;
+            for part in [CREATE, CREATE_SECRETS, REPORT_KEYS, REPORT_OWNERS] {
+                sqlx::raw_sql(part).execute(&mut *transaction).await.map_err(unavailable)?;
+            }
         }
         let schema = recognise(&mut transaction).await?;
         transaction.commit().await.map_err(unavailable)?;
@@ -68,30 +139,54 @@ pub(super) async fn recognise_or_create(
     .await
 }
 
-/// Adds the columns of the extension that are missing.
+/// Adds the parts of the extension that are missing.
 pub(super) async fn extend(
     pool: &PgPool,
     patience: Duration,
     schema: Schema,
 ) -> Result<Schema, StoreError> {
-    if schema.has_details {
+    if limited(patience, is_extended(pool, schema)).await? {
         return Ok(schema);
     }
-    limited(patience, async {
-        let mut lease = Lease::from(pool).await?;
-        let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
-        sqlx::raw_sql(EXTEND).execute(&mut *transaction).await.map_err(unavailable)?;
-        transaction.commit().await.map_err(unavailable)?;
-        lease.end();
-        Ok(Schema { has_details: true, ..schema })
-    })
-    .await
+    for part in EXTEND {
+        limited(patience, async {
+            let mut lease = Lease::from(pool).await?;
+            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            // Whoever has to wait for a lock keeps everybody waiting who comes after.
+            let timeout = sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'");
+            timeout.execute(&mut *transaction).await.map_err(unavailable)?;
+            take_turns(&mut transaction).await?;
+            sqlx::raw_sql(part).execute(&mut *transaction).await.map_err(unavailable)?;
+            transaction.commit().await.map_err(unavailable)?;
+            lease.end();
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(Schema { has_details: true, has_secrets: true, ..schema })
+}
+
+async fn is_extended(pool: &PgPool, schema: Schema) -> Result<bool, StoreError> {
+    let mut lease = Lease::from(pool).await?;
+    let reports = reports_changes(&mut lease.connection).await?;
+    lease.end();
+    Ok(reports && schema.has_details && schema.has_secrets)
+}
+
+/// Whether all triggers that report changes are there, and enabled.
+pub(super) async fn reports_changes(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let query = sqlx::query_scalar::<_, i64>(
+        "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'lexikon\\_auth\\_%' AND tgenabled <> 'D' \
+         AND tgrelid IN (to_regclass('api_keys'), to_regclass('users'))",
+    );
+    Ok(query.fetch_one(connection).await.map_err(unavailable)? == TRIGGERS)
 }
 
 async fn recognise(connection: &mut PgConnection) -> Result<Schema, StoreError> {
     let api_keys = columns(connection, "api_keys").await?;
     let users = columns(connection, "users").await?;
-    Schema::recognise(&api_keys, &users)
+    let secrets = columns(connection, SECRETS).await?;
+    Schema::recognise(&api_keys, &users, &secrets)
 }
 
 async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, StoreError> {

@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::unavailable;
 use crate::error::StoreError;
-use crate::store::sql::{DETAILS, Schema};
+use crate::store::sql::{CREATE_SECRETS, DETAILS, SECRETS, Schema};
 
 /// Adds a column of the extension each. No row is rewritten.
 const EXTEND: [&str; DETAILS.len()] = [
@@ -15,7 +15,7 @@ const EXTEND: [&str; DETAILS.len()] = [
 ];
 
 /// The same tables as the lexikon service's, as far as this crate needs them, extension included.
-const CREATE: [&str; 4] = [
+const CREATE: [&str; 5] = [
     "CREATE TABLE users (id VARCHAR NOT NULL PRIMARY KEY, is_active BOOLEAN)",
     "CREATE TABLE api_keys (
         id VARCHAR NOT NULL PRIMARY KEY,
@@ -33,6 +33,7 @@ const CREATE: [&str; 4] = [
     )",
     "CREATE UNIQUE INDEX ix_api_keys_key_hash ON api_keys (key_hash)",
     "CREATE INDEX ix_api_keys_user_id ON api_keys (user_id, created_at)",
+    CREATE_SECRETS,
 ];
 
 /// Finds out which schema a database has, and creates one where it has none.
@@ -60,9 +61,9 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
     Ok(schema)
 }
 
-/// Adds the columns of the extension that are missing.
+/// Adds the parts of the extension that are missing.
 pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, StoreError> {
-    if schema.has_details {
+    if schema.has_details && schema.has_secrets {
         return Ok(schema);
     }
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
@@ -72,14 +73,16 @@ pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, 
             sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
         }
     }
+    sqlx::query(CREATE_SECRETS).execute(&mut *transaction).await.map_err(unavailable)?;
     transaction.commit().await.map_err(unavailable)?;
-    Ok(Schema { has_details: true, ..schema })
+    Ok(Schema { has_details: true, has_secrets: true, ..schema })
 }
 
 async fn recognise(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {
     let api_keys = columns(connection, "api_keys").await?;
     let users = columns(connection, "users").await?;
-    Schema::recognise(&api_keys, &users)
+    let secrets = columns(connection, SECRETS).await?;
+    Schema::recognise(&api_keys, &users, &secrets)
 }
 
 async fn columns(

@@ -1,0 +1,78 @@
+//! The feed of changes: what triggers report, by LISTEN and NOTIFY.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+
+use super::connection::{limited, unavailable};
+use super::schema::{self, CHANNEL};
+use crate::error::StoreError;
+use crate::record::KeyId;
+use crate::store::{Change, ChangeFeed, Message, Subscription};
+
+/// The changes of keys and owners in a PostgreSQL database, as they are committed.
+///
+/// A connection pooler that shares connections between transactions does not pass notifications on;
+/// the follower notices, because its own do not come back.
+#[derive(Clone, Debug)]
+pub struct PostgresFeed {
+    options: Arc<PgConnectOptions>,
+    patience: Duration,
+}
+
+impl PostgresFeed {
+    pub(super) fn new(options: Arc<PgConnectOptions>, patience: Duration) -> Self {
+        Self { options, patience }
+    }
+}
+
+/// A connection that listens.
+pub struct PostgresSubscription {
+    listener: PgListener,
+    /// What this connection sends itself.
+    beat: String,
+}
+
+impl ChangeFeed for PostgresFeed {
+    type Subscription = PostgresSubscription;
+
+    async fn subscribe(&self) -> Result<PostgresSubscription, StoreError> {
+        limited(self.patience, async {
+            // A new pool each time: what is left of a connection that was lost goes with its pool.
+            let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.patience);
+            let pool = pool.connect_lazy_with((*self.options).clone());
+            let mut connection = pool.acquire().await.map_err(unavailable)?;
+            if !schema::reports_changes(&mut connection).await? {
+                let problem = "the triggers that report changes are missing; run extend_schema";
+                return Err(StoreError::Schema(problem.to_owned()));
+            }
+            drop(connection);
+            let mut listener = PgListener::connect_with(&pool).await.map_err(unavailable)?;
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await.map_err(unavailable)?;
+            let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
+            Ok(PostgresSubscription { listener, beat: format!("beat:{name}") })
+        })
+        .await
+    }
+}
+
+impl Subscription for PostgresSubscription {
+    async fn receive(&mut self) -> Result<Message, StoreError> {
+        // `None` says that the connection was lost. The listener would open another and go on as if
+        // nothing had been missed.
+        let lost = || StoreError::Unavailable("the connection that listens was lost".into());
+        let notification = self.listener.try_recv().await.map_err(unavailable)?.ok_or_else(lost)?;
+        Ok(match notification.payload() {
+            beat if beat == self.beat => Message::Beat,
+            beat if beat.starts_with("beat:") => Message::Other,
+            change => Message::Changed(Change::from_text(change)),
+        })
+    }
+
+    async fn beat(&mut self) -> Result<(), StoreError> {
+        let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(&self.beat);
+        notify.execute(&mut self.listener).await.map_err(unavailable).map(drop)
+    }
+}

@@ -1,0 +1,199 @@
+//! Changes that others make, and how they reach the caches: triggers, LISTEN and NOTIFY on a real server.
+#![cfg(all(feature = "postgres", feature = "cache"))]
+
+#[path = "common/postgres.rs"]
+mod server;
+
+use std::time::{Duration, Instant};
+
+use lexikon_auth::store::ChangeFeed;
+use lexikon_auth::{
+    CacheOptions, CachedStore, Follower, IssuedKey, KeyManager, NewKey, PostgresStore, SecretRing,
+    ServerSecret, StoreError, Verifier, VerifyError,
+};
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use tokio::time::sleep;
+
+/// Only a report of a change can end an entry's life within a test.
+const LONG: Duration = Duration::from_secs(3600);
+
+fn ring(secret: &str) -> SecretRing {
+    SecretRing::new(ServerSecret::new(&secret.into()).unwrap())
+}
+
+const SECRET: &str = "122b598615dcbe810beacd557705a54b5edbbbe5ce7f8fbeebef7a58f99d96fb";
+const OTHER: &str = "2a0631187348761d11bb570232010b84550c17410b39af09e18c4f72a30e4cfa";
+
+/// One instance of a service, and somebody else with access to its database.
+struct Scene {
+    options: PgConnectOptions,
+    pool: PgPool,
+    store: CachedStore<PostgresStore>,
+    follower: Follower,
+    verifier: Verifier<CachedStore<PostgresStore>>,
+    manager: KeyManager<PostgresStore>,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let options = server::database().await;
+        let database = PostgresStore::connect(options.clone()).await.unwrap();
+        let cache = CacheOptions::default().max_age(LONG);
+        let store = CachedStore::with_options(database.clone(), cache);
+        let follower = Follower::spawn(store.clone(), database.changes());
+        follower.connected().await;
+        Self {
+            verifier: Verifier::new(store.clone(), ring(SECRET)),
+            // Another instance, which tells this one nothing.
+            manager: KeyManager::new(database, &ring(SECRET)),
+            pool: PgPool::connect_with(options.clone()).await.unwrap(),
+            options,
+            store,
+            follower,
+        }
+    }
+
+    async fn issue(&self) -> IssuedKey {
+        self.manager.issue(NewKey::new("user-1", "name").scopes("read")).await.unwrap()
+    }
+
+    async fn verify(&self, issued: &IssuedKey) -> &'static str {
+        match self.verifier.verify(issued.key.expose_secret()).await {
+            Ok(_) => "accepted",
+            Err(VerifyError::Refused(refusal)) => refusal.as_str(),
+            Err(VerifyError::Unavailable(error)) => panic!("unavailable: {error:?}"),
+        }
+    }
+
+    async fn run(&self, statement: &str) {
+        let statement = sqlx::AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).execute(&self.pool).await.unwrap();
+    }
+
+    /// Waits for an answer, which an entry that is not invalidated would keep from coming.
+    async fn eventually(&self, issued: &IssuedKey, expected: &str) {
+        let start = Instant::now();
+        while self.verify(issued).await != expected {
+            assert!(start.elapsed() < Duration::from_secs(60), "still not {expected}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_anybody_changes_is_seen() {
+    let scene = Scene::new().await;
+    let issued = scene.issue().await;
+    let id = &issued.record.id;
+    let steps = [
+        (format!("UPDATE api_keys SET is_active = false WHERE id = '{id}'"), "revoked"),
+        (format!("UPDATE api_keys SET is_active = true WHERE id = '{id}'"), "accepted"),
+        ("UPDATE users SET is_active = false".to_owned(), "owner_disabled"),
+        (
+            "UPDATE users SET is_active = NULL; UPDATE users SET is_active = true".to_owned(),
+            "accepted",
+        ),
+        (format!("UPDATE api_keys SET expires_at = '2001-01-01' WHERE id = '{id}'"), "expired"),
+        (format!("UPDATE api_keys SET expires_at = NULL WHERE id = '{id}'"), "accepted"),
+        ("UPDATE api_keys SET key_hash = reverse(key_hash)".to_owned(), "unknown"),
+        ("UPDATE api_keys SET key_hash = reverse(key_hash)".to_owned(), "accepted"),
+        ("CREATE TABLE kept AS TABLE api_keys; DELETE FROM api_keys".to_owned(), "unknown"),
+        ("INSERT INTO api_keys TABLE kept".to_owned(), "accepted"),
+        ("TRUNCATE api_keys".to_owned(), "unknown"),
+        ("INSERT INTO api_keys TABLE kept".to_owned(), "accepted"),
+        ("TRUNCATE users CASCADE".to_owned(), "unknown"),
+    ];
+    assert_eq!(scene.verify(&issued).await, "accepted");
+    for (statement, answer) in &steps {
+        scene.run(statement).await;
+        scene.eventually(&issued, answer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_decision_depends_on_is_not_reported() {
+    let scene = Scene::new().await;
+    let (one, other) = (scene.issue().await, scene.issue().await);
+    scene.eventually(&one, "accepted").await;
+    scene.eventually(&other, "accepted").await;
+    let loads = scene.store.loads();
+    // The service does this with every request.
+    scene.run("UPDATE api_keys SET last_used_at = now()").await;
+    scene.run("UPDATE users SET is_active = is_active").await;
+    scene.manager.revoke(&one.record.id, None).await.unwrap();
+    scene.eventually(&one, "revoked").await;
+    assert_eq!(scene.verify(&other).await, "accepted");
+    assert_eq!(scene.store.loads(), loads + 1, "one key was read again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_channel_is_noticed_and_found_again() {
+    let scene = Scene::new().await;
+    let issued = scene.issue().await;
+    scene.eventually(&issued, "accepted").await;
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE query LIKE 'LISTEN%' OR query LIKE '%pg_notify%' AND pid <> pg_backend_pid()";
+    scene.run(terminate).await;
+    scene.follower.lost().await;
+    // Nobody hears of this one.
+    scene.run("ALTER TABLE api_keys DISABLE TRIGGER USER").await;
+    scene.manager.revoke(&issued.record.id, None).await.unwrap();
+    scene.run("ALTER TABLE api_keys ENABLE TRIGGER USER").await;
+    scene.follower.connected().await;
+    assert_eq!(scene.verify(&issued).await, "revoked", "what was read before is not trusted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_without_triggers_says_what_to_do() {
+    let scene = Scene::new().await;
+    scene.run("DROP TRIGGER lexikon_auth_owner_changed ON users").await;
+    let database = PostgresStore::connect(scene.options.clone()).await.unwrap();
+    let error = database.changes().subscribe().await.err().expect("an error");
+    assert!(
+        matches!(&error, StoreError::Schema(text) if text.contains("extend_schema")),
+        "{error}"
+    );
+    let database = database.extend_schema().await.unwrap();
+    database.changes().subscribe().await.map(drop).expect("the trigger is there again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_too_long_for_a_notification_does_not_fail_the_write() {
+    let scene = Scene::new().await;
+    let issued = scene.issue().await;
+    scene.eventually(&issued, "accepted").await;
+    scene.run("UPDATE api_keys SET id = repeat('x', 10000)").await;
+    scene.run("UPDATE api_keys SET is_active = false").await;
+    scene.eventually(&issued, "revoked").await;
+}
+
+#[tokio::test]
+async fn a_secret_that_the_database_does_not_know_is_refused() {
+    let options = server::database().await;
+    let store = PostgresStore::connect(options).await.unwrap();
+    store.check_secrets(&ring(SECRET)).await.expect("the first one is learned");
+    store.check_secrets(&ring(SECRET)).await.expect("and known");
+    let error = store.check_secrets(&ring(OTHER)).await.unwrap_err();
+    let text = error.to_string();
+    for secret in [SECRET, OTHER] {
+        let fingerprint = ring(secret).current().fingerprint().to_string();
+        assert!(text.contains(&fingerprint), "both fingerprints: {text}");
+    }
+    assert!(text.contains("add_secret"), "what to do: {text}");
+    store.add_secret(ring(OTHER).current()).await.unwrap();
+    store.add_secret(ring(OTHER).current()).await.expect("twice is once");
+    for secret in [SECRET, OTHER] {
+        store.check_secrets(&ring(secret)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_instances_that_start_with_different_secrets_one_is_refused() {
+    for _ in 0..10 {
+        let options = server::database().await;
+        let store = PostgresStore::connect(options).await.unwrap();
+        let (one, other) = (ring(SECRET), ring(OTHER));
+        let answers = tokio::join!(store.check_secrets(&one), store.check_secrets(&other));
+        assert_ne!(answers.0.is_ok(), answers.1.is_ok(), "{answers:?}");
+    }
+}
