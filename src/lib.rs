@@ -97,6 +97,8 @@ pub use store::{
     Change, DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, MemoryStore,
     Page, Usage,
 };
+#[cfg(feature = "redis")]
+pub use store::{RedisOptions, RedisStore};
 pub use usage::Flushed;
 pub use verify::{VerifiedKey, Verifier};
 

@@ -105,6 +105,12 @@ impl ServerSecret {
     pub(crate) fn tag_key(&self) -> &HmacKey {
         &self.tag_key
     }
+
+    /// The key that entries in Redis are authenticated under.
+    #[cfg(feature = "redis")]
+    pub(crate) fn entry_key(&self) -> HmacKey {
+        HmacKey::new(&*subkey(&self.hash_key, "redis entry"))
+    }
 }
 
 impl fmt::Debug for ServerSecret {

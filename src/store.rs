@@ -30,6 +30,8 @@ mod erased;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -42,6 +44,8 @@ pub use erased::DynKeyStore;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresFeed, PostgresStore};
+#[cfg(feature = "redis")]
+pub use redis::{RedisCounts, RedisFeed, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 

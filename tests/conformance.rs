@@ -5,10 +5,18 @@
 #[path = "common/postgres.rs"]
 mod server;
 
-use lexikon_auth::store::conformance::{self, Subject};
+#[cfg(feature = "redis")]
+#[path = "common/redis.rs"]
+mod redis_server;
+
 #[cfg(feature = "cache")]
-use lexikon_auth::{CachedStore, Change};
+use lexikon_auth::CachedStore;
+#[cfg(any(feature = "cache", feature = "redis"))]
+use lexikon_auth::Change;
+use lexikon_auth::store::conformance::{self, Subject};
 use lexikon_auth::{DynKeyStore, MemoryStore, OwnerId};
+#[cfg(feature = "redis")]
+use lexikon_auth::{RedisOptions, RedisStore, SecretRing, ServerSecret};
 
 struct Memory;
 
@@ -101,11 +109,49 @@ impl<T: Subject> Subject for Cached<T> {
     }
 }
 
-#[cfg(feature = "cache")]
+/// A subject behind the tier in Redis.
+#[cfg(feature = "redis")]
+struct Tiered<T>(T);
+
+#[cfg(feature = "redis")]
+impl<T: Subject> Subject for Tiered<T> {
+    type Store = RedisStore<T::Store>;
+
+    async fn empty(&self) -> Self::Store {
+        let secret = ServerSecret::new(&ServerSecret::generate().unwrap()).unwrap();
+        let options = RedisOptions::default().prefix(&redis_server::prefix());
+        // The suite is about what a store answers, not when.
+        let options = options.timeout(std::time::Duration::from_secs(60));
+        let client = redis_server::shared_client();
+        RedisStore::new(self.0.empty().await, client, &SecretRing::new(secret), options).await
+    }
+
+    async fn set_owner_active(&self, store: &Self::Store, owner: &OwnerId, active: bool) {
+        self.0.set_owner_active(store.inner(), owner, active).await;
+        store.invalidate(Change::Owner(owner.clone())).await;
+    }
+
+    fn keeps_details(&self) -> bool {
+        self.0.keeps_details()
+    }
+
+    fn keeps_owners(&self) -> bool {
+        self.0.keeps_owners()
+    }
+}
+
+/// Runs the suite on a store behind each cache alone, and behind both.
+#[cfg(all(feature = "cache", feature = "redis"))]
+async fn run_cached<T: Subject>(subject: impl Fn() -> T) {
+    conformance::run(&Cached(subject())).await;
+    conformance::run(&Tiered(subject())).await;
+    conformance::run(&Erased::new(Cached(Tiered(subject())))).await;
+}
+
+#[cfg(all(feature = "cache", feature = "redis"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_cached() {
-    conformance::run(&Cached(Memory)).await;
-    conformance::run(&Erased::new(Cached(Memory))).await;
+    run_cached(|| Memory).await;
 }
 
 #[cfg(feature = "sqlite")]
@@ -188,6 +234,12 @@ mod sqlite {
     async fn own_schema() {
         conformance::run(&Own(folder())).await;
         conformance::run(&Erased::new(Own(folder()))).await;
+    }
+
+    #[cfg(all(feature = "cache", feature = "redis"))]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn cached() {
+        run_cached(|| Own(folder())).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -275,6 +327,12 @@ mod postgres {
     async fn own_schema() {
         conformance::run(&Own).await;
         conformance::run(&Erased::new(Own)).await;
+    }
+
+    #[cfg(all(feature = "cache", feature = "redis"))]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn cached() {
+        run_cached(|| Own).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,250 @@
+//! A record as it stands in Redis: bytes, and a MAC over them and the hash that they are stored under.
+
+use std::time::{Duration, SystemTime};
+
+use subtle::ConstantTimeEq;
+
+use crate::hash::{HashFormat, KeyHash};
+use crate::hmac::{DIGEST, HmacKey, Message};
+use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
+
+/// The layout. An entry of another one is not read.
+const VERSION: u8 = 1;
+
+/// Microseconds since 1970, by the clock of the Redis server.
+pub(super) type ServerTime = u64;
+
+/// A record, and for how long it is good.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub(super) record: KeyRecord,
+    /// When the read that found the record began.
+    pub(super) read_at: ServerTime,
+    pub(super) valid_until: ServerTime,
+}
+
+impl Entry {
+    pub(super) fn encode(&self, key: &HmacKey) -> Vec<u8> {
+        let mut bytes = self.record.hash.as_bytes().to_vec();
+        write(self, &mut bytes);
+        let mac = key.authenticate(&Message::new(&bytes));
+        bytes.drain(..DIGEST);
+        bytes.extend(mac);
+        bytes
+    }
+
+    /// `None` for anything that no instance with one of the keys wrote for this very hash.
+    pub(super) fn decode<'k>(
+        bytes: &[u8],
+        hash: &KeyHash,
+        keys: impl IntoIterator<Item = &'k HmacKey>,
+    ) -> Option<Self> {
+        let (body, mac) = bytes.split_last_chunk::<DIGEST>()?;
+        let signed = [hash.as_bytes(), body].concat();
+        let signed = Message::new(&signed);
+        let is_of = |key: &HmacKey| key.authenticate(&signed).ct_eq(mac).into();
+        keys.into_iter().any(is_of).then(|| read(*hash, body))?
+    }
+}
+
+fn write(entry: &Entry, bytes: &mut Vec<u8>) {
+    let record = &entry.record;
+    bytes.push(VERSION);
+    bytes.extend(entry.read_at.to_le_bytes());
+    bytes.extend(entry.valid_until.to_le_bytes());
+    bytes.push(u8::from(record.owner_active));
+    bytes.push(match record.format {
+        None => 0,
+        Some(HashFormat::HmacSha256) => 1,
+        Some(HashFormat::Sha256) => 2,
+    });
+    write_time(record.created_at, bytes);
+    write_time(record.expires_at, bytes);
+    write_time(record.last_used_at, bytes);
+    let id = record.id.to_string();
+    for text in [&*id, record.owner.as_str(), &*record.name, record.scopes.as_str()] {
+        write_text(text, bytes);
+    }
+    bytes.push(u8::from(record.is_revoked()));
+    if let Some(revocation) = &record.revocation {
+        write_time(revocation.at, bytes);
+        bytes.push(u8::from(revocation.reason.is_some()));
+        write_text(revocation.reason.as_deref().unwrap_or_default(), bytes);
+    }
+}
+
+fn write_time(time: Option<SystemTime>, bytes: &mut Vec<u8>) {
+    bytes.push(u8::from(time.is_some()));
+    let microseconds =
+        match time.unwrap_or(SystemTime::UNIX_EPOCH).duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => since.as_micros() as i128,
+            Err(before) => -(before.duration().as_micros() as i128),
+        };
+    // 292,000 years either way: a time beyond is as good as that.
+    let microseconds = microseconds.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+    bytes.extend(microseconds.to_le_bytes());
+}
+
+fn write_text(text: &str, bytes: &mut Vec<u8>) {
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend(text.as_bytes());
+}
+
+/// Reads what [`write`] wrote, all of it. The MAC has said that it is that; still nothing here panics.
+pub(super) fn read(hash: KeyHash, bytes: &[u8]) -> Option<Entry> {
+    let mut rest = Rest(bytes);
+    if rest.byte()? != VERSION {
+        return None;
+    }
+    let (read_at, valid_until) = (rest.number()?, rest.number()?);
+    let owner_active = rest.flag()?;
+    let format = match rest.byte()? {
+        0 => None,
+        1 => Some(HashFormat::HmacSha256),
+        2 => Some(HashFormat::Sha256),
+        _ => return None,
+    };
+    let (created_at, expires_at, last_used_at) = (rest.time()?, rest.time()?, rest.time()?);
+    let id = KeyId::from(rest.text()?);
+    let mut record = KeyRecord::new(id, OwnerId::from(rest.text()?), hash);
+    record.owner_active = owner_active;
+    record.format = format;
+    record.created_at = created_at;
+    record.expires_at = expires_at;
+    record.last_used_at = last_used_at;
+    record.name = rest.text()?.into();
+    record.scopes = rest.text()?.into();
+    if rest.flag()? {
+        let (at, has_reason, reason) = (rest.time()?, rest.flag()?, rest.text()?);
+        let reason = has_reason.then(|| reason.into());
+        record.revocation = Some(Box::new(Revocation { at, reason }));
+    }
+    rest.0.is_empty().then_some(Entry { record, read_at, valid_until })
+}
+
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        self.byte().filter(|&byte| byte <= 1).map(|byte| byte == 1)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = self.number()?.try_into().ok()?;
+        str::from_utf8(self.take(length)?).ok()
+    }
+
+    /// The outer `None` is a failure.
+    fn time(&mut self) -> Option<Option<SystemTime>> {
+        let is_known = self.flag()?;
+        let microseconds = i64::from_le_bytes(self.number()?.to_le_bytes());
+        let distance = Duration::from_micros(microseconds.unsigned_abs());
+        let epoch = SystemTime::UNIX_EPOCH;
+        let time = if microseconds < 0 { epoch - distance } else { epoch + distance };
+        Some(is_known.then_some(time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::option::of;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn time() -> impl Strategy<Value = SystemTime> {
+        any::<i64>().prop_map(|microseconds| {
+            let distance = Duration::from_micros(microseconds.unsigned_abs());
+            let epoch = SystemTime::UNIX_EPOCH;
+            if microseconds < 0 { epoch - distance } else { epoch + distance }
+        })
+    }
+
+    fn format() -> impl Strategy<Value = Option<HashFormat>> {
+        of(prop_oneof![Just(HashFormat::HmacSha256), Just(HashFormat::Sha256)])
+    }
+
+    prop_compose! {
+        fn entry()(
+            hash: [u8; DIGEST],
+            (id, owner, name, scopes) in (".*", ".*", ".*", ".*"),
+            (owner_active, format) in (any::<bool>(), format()),
+            (created_at, expires_at, last_used_at) in (of(time()), of(time()), of(time())),
+            revocation in of((of(time()), of(".*"))),
+            (read_at, valid_until) in any::<(u64, u64)>(),
+        ) -> Entry {
+            let hash = KeyHash::from_bytes(hash);
+            let mut record = KeyRecord::new((&*id).into(), (&*owner).into(), hash);
+            (record.name, record.scopes) = (name.into(), (&*scopes).into());
+            (record.owner_active, record.format) = (owner_active, format);
+            (record.created_at, record.expires_at) = (created_at, expires_at);
+            record.last_used_at = last_used_at;
+            record.revocation = revocation.map(|(at, reason)| {
+                Box::new(Revocation { at, reason: reason.map(Into::into) })
+            });
+            Entry { record, read_at, valid_until }
+        }
+    }
+
+    fn keys() -> [HmacKey; 2] {
+        [HmacKey::new(b"one"), HmacKey::new(b"another")]
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_as_it_was_written(entry in entry()) {
+            for key in &keys() {
+                let bytes = entry.encode(key);
+                prop_assert_eq!(Entry::decode(&bytes, &entry.record.hash, &keys()), Some(entry.clone()));
+            }
+        }
+
+        #[test]
+        fn nothing_else_is_read(entry in entry(), at: usize, change in 1..=255u8, other: [u8; DIGEST]) {
+            let [key, stranger] = keys();
+            let (hash, mut bytes) = (entry.record.hash, entry.encode(&key));
+            prop_assert_eq!(Entry::decode(&bytes, &hash, [&stranger]), None, "another secret's");
+            prop_assert_eq!(Entry::decode(&bytes, &KeyHash::from_bytes(other), [&key]), None, "moved");
+            let at = at % bytes.len();
+            prop_assert_eq!(Entry::decode(&bytes[..at], &hash, [&key]), None, "truncated");
+            prop_assert_eq!(Entry::decode(&bytes[at + 1..], &hash, [&key]), None, "truncated");
+            bytes[at] ^= change;
+            prop_assert_eq!(Entry::decode(&bytes, &hash, [&key]), None, "altered");
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, version in 0..3u8) {
+            let _ = read(KeyHash::from_bytes([0; DIGEST]), &[&[version], &*bytes].concat());
+        }
+    }
+
+    #[test]
+    fn an_entry_of_another_version_is_not_read() {
+        let entry = Entry {
+            record: KeyRecord::new("id".into(), "owner".into(), KeyHash::from_bytes([7; DIGEST])),
+            read_at: 1,
+            valid_until: 2,
+        };
+        let [key, _] = keys();
+        let mut bytes = entry.record.hash.as_bytes().to_vec();
+        write(&entry, &mut bytes);
+        bytes[DIGEST] = VERSION + 1;
+        let mac = key.authenticate(&Message::new(&bytes));
+        bytes.extend(mac);
+        assert_eq!(Entry::decode(&bytes[DIGEST..], &entry.record.hash, [&key]), None);
+    }
+}

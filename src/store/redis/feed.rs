@@ -1,0 +1,83 @@
+//! The feed of changes by Redis, for instances that share nothing else.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use redis::aio::{MultiplexedConnection, PubSubStream};
+use redis::{Client, Msg, RedisError};
+
+use crate::error::StoreError;
+use crate::record::KeyId;
+use crate::store::{Change, ChangeFeed, Message, Subscription};
+
+/// The changes that other instances make through their [`RedisStore`](super::RedisStore).
+#[derive(Clone)]
+pub struct RedisFeed {
+    client: Client,
+    channel: Arc<str>,
+}
+
+impl RedisFeed {
+    pub(super) fn new(client: Client, channel: &str) -> Self {
+        Self { client, channel: channel.into() }
+    }
+}
+
+impl fmt::Debug for RedisFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisFeed").field("channel", &self.channel).finish_non_exhaustive()
+    }
+}
+
+/// A connection that is subscribed, and one that publishes.
+pub struct RedisSubscription {
+    messages: PubSubStream,
+    publisher: MultiplexedConnection,
+    channel: Arc<str>,
+    /// What this subscription sends itself.
+    beat: String,
+}
+
+impl ChangeFeed for RedisFeed {
+    type Subscription = RedisSubscription;
+
+    async fn subscribe(&self) -> Result<RedisSubscription, StoreError> {
+        let mut subscribed = self.client.get_async_pubsub().await.map_err(unavailable)?;
+        subscribed.subscribe(&*self.channel).await.map_err(unavailable)?;
+        let publisher =
+            self.client.get_multiplexed_async_connection().await.map_err(unavailable)?;
+        let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
+        Ok(RedisSubscription {
+            messages: subscribed.into_on_message(),
+            publisher,
+            channel: self.channel.clone(),
+            beat: format!("beat:{name}"),
+        })
+    }
+}
+
+impl Subscription for RedisSubscription {
+    async fn receive(&mut self) -> Result<Message, StoreError> {
+        let lost = || StoreError::Unavailable("the subscription to Redis was lost".into());
+        let message: Msg = self.messages.next().await.ok_or_else(lost)?;
+        Ok(match message.get_payload_bytes() {
+            beat if beat == self.beat.as_bytes() => Message::Beat,
+            beat if beat.starts_with(b"beat:") => Message::Other,
+            change => match str::from_utf8(change) {
+                Ok(change) => Message::Changed(Change::from_text(change)),
+                Err(_) => Message::Changed(Change::All),
+            },
+        })
+    }
+
+    async fn beat(&mut self) -> Result<(), StoreError> {
+        let mut publish = redis::cmd("PUBLISH");
+        let publish = publish.arg(&*self.channel).arg(&self.beat);
+        publish.exec_async(&mut self.publisher).await.map_err(unavailable)
+    }
+}
+
+pub(super) fn unavailable(error: RedisError) -> StoreError {
+    StoreError::Unavailable(error.into())
+}

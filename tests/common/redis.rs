@@ -1,0 +1,76 @@
+//! A Redis server of the test's own.
+#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A server; it stops when its input closes with the value or the process.
+pub struct RedisServer {
+    pub port: u16,
+    process: u32,
+    script: Child,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Self::run(&[])
+    }
+
+    fn run(arguments: &[String]) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/redis-server");
+        let mut script = Command::new(script)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the script runs");
+        let mut line = String::new();
+        BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (port, process) = line.trim().split_once(' ').expect("Redis is installed (tests/run)");
+        Self { port: port.parse().unwrap(), process: process.parse().unwrap(), script }
+    }
+
+    /// Sends a signal to the server itself: `KILL`, `STOP`, `CONT`.
+    pub fn signal(&self, signal: &str) {
+        let process = self.process.to_string();
+        let kill = Command::new("kill").args([&format!("-{signal}"), &process]).status();
+        assert!(kill.unwrap().success(), "kill -{signal}");
+    }
+
+    /// Starts another, empty one in its place, after it was killed.
+    pub fn start_again(&mut self) {
+        let port = self.port.to_string();
+        drop(self.script.stdin.take());
+        self.script.wait().unwrap();
+        *self = Self::run(&[port]);
+    }
+
+    pub fn client(&self) -> redis::Client {
+        client(self.port)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
+    }
+}
+
+pub fn client(port: u16) -> redis::Client {
+    redis::Client::open(("127.0.0.1", port)).unwrap()
+}
+
+/// A client of one server for each test binary.
+pub fn shared_client() -> redis::Client {
+    static SERVER: OnceLock<RedisServer> = OnceLock::new();
+    SERVER.get_or_init(RedisServer::start).client()
+}
+
+/// A prefix that nobody has used.
+pub fn prefix() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("test {}:", COUNT.fetch_add(1, Ordering::Relaxed))
+}
