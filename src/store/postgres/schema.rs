@@ -197,11 +197,13 @@ async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<Strin
     query.bind(table).fetch_all(connection).await.map_err(unavailable)
 }
 
-/// Whether the schema that tables are created in holds none.
+/// Whether the schema that tables are created in holds none, but for those of extensions.
 async fn is_empty(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let query = sqlx::query_scalar(
         "SELECT to_regclass('api_keys') IS NULL AND NOT EXISTS (SELECT 1 FROM pg_class \
-         WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm'))",
+         WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm') \
+         AND NOT EXISTS (SELECT 1 FROM pg_depend WHERE classid = 'pg_class'::regclass \
+         AND objid = pg_class.oid AND deptype = 'e'))",
     );
     query.fetch_one(connection).await.map_err(unavailable)
 }
