@@ -91,6 +91,21 @@ async fn a_missing_database_is_not_created_unasked() {
 }
 
 #[tokio::test]
+async fn a_url_or_memory_in_place_of_a_path_is_refused() {
+    let file = File::new();
+    let url = |scheme| format!("{scheme}{}", file.path.display());
+    let others = ["", ":memory:", "sqlite::memory:", "file::memory:"].map(String::from);
+    for path in ["sqlite:", "sqlite://", "file:"].map(url).into_iter().chain(others) {
+        for answer in [SqliteStore::open(&path).await, SqliteStore::open_or_create(&path).await] {
+            let error = answer.expect_err(&path);
+            assert!(matches!(error, StoreError::CannotOpen(_)), "{path}: {error:?}");
+            assert!(error.to_string().contains("use MemoryStore"), "{path}: {error}");
+        }
+    }
+    assert!(!file.path.exists());
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_named_so() {
     let file = File::holding(&[b'x'; 8192]);
     let error = open_error(&file.path).await;

@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Readers work side by side in SQLite, and each connection has a thread.
 const MAX_CONNECTIONS: u32 = 4;
 
+const NOT_A_PATH: &str =
+    "a path is needed, not a URL or \":memory:\"; for keys in memory use MemoryStore";
+
 /// Keys in a SQLite database. Clones share its connections.
 ///
 /// In an empty database the store creates the tables `api_keys` and `users`. There an owner is
@@ -67,11 +70,12 @@ impl SqliteStore {
     /// a lock that another process holds.
     ///
     /// # Errors
-    /// [`StoreError::CannotOpen`] when there is no such file or it may not be read,
+    /// [`StoreError::CannotOpen`] when there is no such file, it may not be read, or the path is a URL
+    /// or `:memory:` (for keys in memory there is [`MemoryStore`](crate::MemoryStore)),
     /// [`StoreError::Corrupt`] when it is not a database, [`StoreError::Schema`] when it holds other
     /// tables, [`StoreError::ReadOnly`] when it is empty and cannot be written.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Self::connect(file(path)).await
+        Self::connect(file(path)?).await
     }
 
     /// Opens a database file, and creates it when there is none.
@@ -79,7 +83,7 @@ impl SqliteStore {
     /// # Errors
     /// Those of [`open`](Self::open); [`StoreError::CannotOpen`] when the file cannot be created.
     pub async fn open_or_create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Self::connect(file(path).create_if_missing(true)).await
+        Self::connect(file(path)?.create_if_missing(true)).await
     }
 
     /// Opens a database with options of sqlx, such as read-only access.
@@ -384,8 +388,15 @@ fn insert_secret(secret: &ServerSecret) -> Result<Query<'_, Sqlite, SqliteArgume
     Ok(sqlx::query(INSERT_SECRET).bind(secret.fingerprint().to_string()).bind(now))
 }
 
-fn file(path: impl AsRef<Path>) -> SqliteConnectOptions {
-    SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE)
+fn file(path: impl AsRef<Path>) -> Result<SqliteConnectOptions, StoreError> {
+    let bytes = path.as_ref().as_os_str().as_encoded_bytes();
+    // SQLite would take these for a database in memory or a temporary one, each connection for its own,
+    // or create a file named like the URL.
+    let is_url = bytes.starts_with(b"sqlite:") || bytes.starts_with(b"file:");
+    if is_url || matches!(bytes, b"" | b":memory:") {
+        return Err(StoreError::CannotOpen(NOT_A_PATH.into()));
+    }
+    Ok(SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE))
 }
 
 /// What a failure of sqlx means to a caller. SQLite's codes: <https://www.sqlite.org/rescode.html>.
