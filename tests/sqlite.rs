@@ -344,3 +344,10 @@ async fn a_secret_that_the_database_does_not_know_is_refused() {
     store.check_secrets(&ring).await.expect("the first one is learned");
     assert!(store.check_secrets(&other).await.is_err());
 }
+
+#[tokio::test]
+async fn a_store_prints_its_file_and_no_statement() {
+    let file = File::new();
+    let store = SqliteStore::open_or_create(&file.path).await.unwrap();
+    assert_eq!(format!("{store:?}"), format!("SqliteStore {{ file: {:?}, .. }}", file.path));
+}

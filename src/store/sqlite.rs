@@ -8,6 +8,7 @@ mod row;
 mod schema;
 mod timestamp;
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -56,7 +57,7 @@ const NOT_A_PATH: &str =
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SqliteStore {
     pool: SqlitePool,
     schema: Schema,
@@ -239,6 +240,14 @@ impl SqliteStore {
             0 => Err(StoreError::UnknownOwner(record.owner.clone())),
             _ => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = self.pool.connect_options();
+        let mut debug = f.debug_struct("SqliteStore");
+        debug.field("file", &options.get_filename()).finish_non_exhaustive()
     }
 }
 
