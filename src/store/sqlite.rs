@@ -87,7 +87,7 @@ impl SqliteStore {
         Self::connect(file(path)?.create_if_missing(true)).await
     }
 
-    /// Opens a database with options of sqlx, such as read-only access.
+    /// Opens a database with options of sqlx 0.9, such as read-only access.
     ///
     /// The store has 4 connections and waits 2 seconds for a free one; use
     /// [`with_pool`](Self::with_pool) to choose otherwise.
@@ -104,7 +104,8 @@ impl SqliteStore {
         Self::with_pool(pool.await.map_err(unavailable)?).await
     }
 
-    /// Uses a pool that the application has already.
+    /// Uses a pool of sqlx 0.9 that the application has already. A database in memory is one for each
+    /// connection, so its pool must have exactly one, which never closes.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -115,7 +116,8 @@ impl SqliteStore {
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the table
-    /// `lexikon_auth_secrets`.
+    /// `lexikon_auth_secrets`. Make managers and verifiers from this store: a clone made before goes on
+    /// without them.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name their
     /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
