@@ -71,6 +71,18 @@ impl From<&str> for KeyId {
     }
 }
 
+impl From<String> for KeyId {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<&String> for KeyId {
+    fn from(text: &String) -> Self {
+        text.as_str().into()
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -100,6 +112,18 @@ impl OwnerId {
 impl From<&str> for OwnerId {
     fn from(text: &str) -> Self {
         Self(text.into())
+    }
+}
+
+impl From<String> for OwnerId {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<&String> for OwnerId {
+    fn from(text: &String) -> Self {
+        text.as_str().into()
     }
 }
 

@@ -18,6 +18,7 @@ const ADMIN: &str = "admin";
 /// assert!(Scopes::parse("admin").allows("write"));
 /// assert!(!Scopes::default().allows("read"));
 /// assert_eq!(scopes.to_string(), "read,write");
+/// assert_eq!(Scopes::from_iter(["read", "write"]), scopes);
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Scopes(Box<str>);
@@ -53,6 +54,25 @@ impl Scopes {
 impl From<&str> for Scopes {
     fn from(text: &str) -> Self {
         Self::parse(text)
+    }
+}
+
+impl From<String> for Scopes {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<&String> for Scopes {
+    fn from(text: &String) -> Self {
+        text.as_str().into()
+    }
+}
+
+/// The names as if they stood in one list: a name with a comma in it is several.
+impl<'a> FromIterator<&'a str> for Scopes {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
+        Self::parse(&names.into_iter().collect::<Vec<_>>().join(","))
     }
 }
 

@@ -199,6 +199,19 @@ fn values_at_the_bounds_are_stored() {
 }
 
 #[test]
+fn owned_texts_and_lists_of_names_are_taken() {
+    let desk = Desk::new();
+    let (owner, id, names) = ("user-1".to_owned(), "key-1".to_owned(), ["read", "write", "read"]);
+    let issued = desk.issue(NewKey::new(&owner, "deploy").scopes(Scopes::from_iter(names)));
+    assert_eq!(issued.record.owner.as_str(), owner);
+    assert_eq!(issued.record.scopes.as_str(), "read,write");
+    let scopes = "read, admin".to_owned();
+    let issued = desk.issue(NewKey::new(owner, "deploy").scopes(&scopes));
+    assert_eq!(issued.record.scopes, Scopes::from(scopes));
+    assert_eq!((KeyId::from(&id), KeyId::from(id)), ("key-1".into(), "key-1".into()));
+}
+
+#[test]
 fn times_are_cut_to_the_microsecond() {
     let desk = Desk::new();
     desk.clock.advance(Duration::from_nanos(1_999));
