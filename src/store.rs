@@ -212,7 +212,14 @@ impl Page {
 }
 
 /// Changes to a key. What is `None` stays as it is.
+///
+/// ```
+/// use lexikon_auth::KeyUpdate;
+/// let update = KeyUpdate::default().name("deploy, second site").never_expires();
+/// assert_eq!((update.scopes, update.expires_at), (None, Some(None)));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyUpdate {
     /// The new name.
     pub name: Option<Box<str>>,
@@ -220,6 +227,28 @@ pub struct KeyUpdate {
     pub scopes: Option<Scopes>,
     /// The new expiry; `Some(None)` takes the expiry away.
     pub expires_at: Option<Option<SystemTime>>,
+}
+
+impl KeyUpdate {
+    /// Sets the name.
+    pub fn name(self, name: &str) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
+    /// Sets the scopes, in place of all that the key has.
+    pub fn scopes(self, scopes: impl Into<Scopes>) -> Self {
+        Self { scopes: Some(scopes.into()), ..self }
+    }
+
+    /// Sets when the key stops being accepted.
+    pub fn expires_at(self, date: SystemTime) -> Self {
+        Self { expires_at: Some(Some(date)), ..self }
+    }
+
+    /// Takes the expiry away.
+    pub fn never_expires(self) -> Self {
+        Self { expires_at: Some(None), ..self }
+    }
 }
 
 /// One use of a key.

@@ -220,8 +220,8 @@ fn times_are_cut_to_the_microsecond() {
     assert_eq!(issued.record.expires_at, Some(noon() + 5 * MICROSECOND));
 
     let id = &issued.record.id;
-    let expires_at = Some(Some(noon() + Duration::from_nanos(7_999)));
-    ready(desk.manager.update(id, KeyUpdate { expires_at, ..KeyUpdate::default() })).unwrap();
+    let update = KeyUpdate::default().expires_at(noon() + Duration::from_nanos(7_999));
+    ready(desk.manager.update(id, update)).unwrap();
     assert_eq!(desk.stored(id).expires_at, Some(noon() + 7 * MICROSECOND));
 
     let successor = desk.rotate(id, Duration::from_nanos(1_999));
@@ -258,16 +258,16 @@ fn an_update_changes_what_it_names_and_nothing_else() {
     let id = &issued.record.id;
     let steps: [(KeyUpdate, Change); 5] = [
         (KeyUpdate::default(), |_| {}),
-        (KeyUpdate { name: Some("renamed".into()), ..KeyUpdate::default() }, |record| {
+        (KeyUpdate::default().name("renamed"), |record| {
             record.name = "renamed".into();
         }),
-        (KeyUpdate { scopes: Some("admin".into()), ..KeyUpdate::default() }, |record| {
+        (KeyUpdate::default().scopes("admin"), |record| {
             record.scopes = "admin".into();
         }),
-        (KeyUpdate { scopes: Some(Scopes::default()), ..KeyUpdate::default() }, |record| {
+        (KeyUpdate::default().scopes(Scopes::default()), |record| {
             record.scopes = Scopes::default();
         }),
-        (KeyUpdate { expires_at: Some(None), ..KeyUpdate::default() }, |record| {
+        (KeyUpdate::default().never_expires(), |record| {
             record.expires_at = None;
         }),
     ];
@@ -286,7 +286,7 @@ fn an_update_may_end_a_key_at_once() {
     let desk = Desk::new();
     for date in [SystemTime::UNIX_EPOCH, noon() - HOUR, noon()] {
         let issued = desk.issue(new_key());
-        let update = KeyUpdate { expires_at: Some(Some(date)), ..KeyUpdate::default() };
+        let update = KeyUpdate::default().expires_at(date);
         ready(desk.manager.update(&issued.record.id, update)).unwrap();
         assert_eq!(desk.refusal(&issued), Some(Refusal::Expired(issued.record.id.clone())));
     }
@@ -300,12 +300,12 @@ fn an_update_with_values_that_cannot_be_stored_changes_nothing() {
     let long = "x".repeat(1025);
     let update = KeyUpdate::default;
     let mut updates = vec![
-        ("the name", KeyUpdate { name: Some("\0".into()), ..update() }),
-        ("the name", KeyUpdate { name: Some(long.clone().into()), ..update() }),
-        ("the scopes", KeyUpdate { scopes: Some("a\0".into()), ..update() }),
-        ("the scopes", KeyUpdate { scopes: Some(long.as_str().into()), ..update() }),
+        ("the name", update().name("\0")),
+        ("the name", update().name(&long)),
+        ("the scopes", update().scopes("a\0")),
+        ("the scopes", update().scopes(&long)),
     ];
-    let dated = |date| ("the expiry", KeyUpdate { expires_at: Some(Some(date)), ..update() });
+    let dated = |date| ("the expiry", update().expires_at(date));
     updates.extend(extremes().map(dated));
     for (field, update) in updates {
         assert_eq!(invalid_field(ready(desk.manager.update(id, update))), field);
@@ -330,7 +330,7 @@ fn a_revoked_key_is_refused_at_once_and_for_good() {
     desk.clock.advance(SECOND);
     ready(desk.manager.revoke(id, Some("another reason"))).unwrap();
     assert_eq!(desk.stored(id).revocation.as_deref(), Some(&*revocation), "the first one stands");
-    let update = KeyUpdate { expires_at: Some(Some(noon() + HOUR)), ..KeyUpdate::default() };
+    let update = KeyUpdate::default().expires_at(noon() + HOUR);
     ready(desk.manager.update(id, update)).unwrap();
     assert_eq!(desk.refusal(&issued), revoked);
 }

@@ -466,7 +466,7 @@ fn an_older_copy_of_a_record_does_not_hide_the_uses_of_the_newer() {
     store.pause_next_lookup.store(true, Ordering::SeqCst);
     let mut slow = pin!(verifier.verify(TAGGED));
     assert!(slow.as_mut().poll(context).is_pending());
-    let update = KeyUpdate { name: Some("renamed".into()), ..KeyUpdate::default() };
+    let update = KeyUpdate::default().name("renamed");
     ready(store.keys.update(&"tagged".into(), &update)).unwrap();
     verify(&verifier, TAGGED);
     assert!(slow.poll(context).is_ready());

@@ -73,14 +73,13 @@ async fn an_update_changes_what_it_names(subject: &impl Subject) {
     };
     update(KeyUpdate::default(), &expected).await;
     expected.name = "new".into();
-    update(KeyUpdate { name: Some("new".into()), ..KeyUpdate::default() }, &expected).await;
+    update(KeyUpdate::default().name("new"), &expected).await;
     expected.scopes = "".into();
-    update(KeyUpdate { scopes: Some("".into()), ..KeyUpdate::default() }, &expected).await;
+    update(KeyUpdate::default().scopes(""), &expected).await;
     expected.expires_at = Some(at(4_100_000_000) + MICROSECOND);
-    let date = Some(expected.expires_at);
-    update(KeyUpdate { expires_at: date, ..KeyUpdate::default() }, &expected).await;
+    update(KeyUpdate::default().expires_at(at(4_100_000_000) + MICROSECOND), &expected).await;
     expected.expires_at = None;
-    update(KeyUpdate { expires_at: Some(None), ..KeyUpdate::default() }, &expected).await;
+    update(KeyUpdate::default().never_expires(), &expected).await;
     assert_eq!(stored(&store, 2).await, untouched, "other rows are not touched");
 }
 
