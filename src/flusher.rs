@@ -22,6 +22,8 @@ impl<S: KeyStore + 'static> Verifier<S> {
     /// Starts a task on the current Tokio runtime that flushes every `interval`, at least 10 ms, and
     /// earlier when much is waiting. A flush that fails is logged and tried again the next time.
     ///
+    /// The task ends when the [`Flusher`] is dropped: keep it for as long as the verifier is in use.
+    ///
     /// # Panics
     /// Outside a Tokio runtime, as [`tokio::spawn`] does.
     ///
@@ -65,6 +67,7 @@ async fn run<S: KeyStore>(
 /// A running flush task. Call [`shutdown`](Self::shutdown) before the process ends; a value that is
 /// merely dropped lets the task flush once more, if the runtime lives long enough.
 #[derive(Debug)]
+#[must_use = "dropping it stops the flush"]
 pub struct Flusher<S> {
     verifier: Arc<Verifier<S>>,
     stopping: Arc<AtomicBool>,

@@ -35,7 +35,9 @@ impl Scopes {
         Self(names.join(",").into())
     }
 
-    /// Whether these scopes hold `scope`, or `admin`. `scope` is one name, not a list.
+    /// Whether these scopes hold `scope`, or `admin`. `scope` is one name: `allows("read,write")` is
+    /// false unless a key holds `admin`.
+    #[must_use]
     pub fn allows(&self, scope: &str) -> bool {
         self.iter().any(|name| name == scope || name == ADMIN)
     }

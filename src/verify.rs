@@ -189,6 +189,7 @@ impl<S> fmt::Debug for Verifier<S> {
 ///
 /// It tells what was true at that moment: hold it for a request, not longer.
 #[derive(Clone, Debug)]
+#[must_use = "a verified key may do only what its scopes allow"]
 pub struct VerifiedKey {
     record: Arc<KeyRecord>,
     matched: Match,
@@ -215,7 +216,9 @@ impl VerifiedKey {
         &self.record.scopes
     }
 
-    /// Whether the key may do what `scope` stands for; see [`Scopes::allows`].
+    /// Whether the key may do what `scope` stands for: it holds that name, or `admin`, which grants
+    /// every scope. `scope` is one name, not a list; see [`Scopes::allows`].
+    #[must_use]
     pub fn allows(&self, scope: &str) -> bool {
         self.record.scopes.allows(scope)
     }

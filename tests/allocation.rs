@@ -180,7 +180,7 @@ fn the_store_chosen_at_run_time_costs_one_allocation() {
     let store = DynKeyStore::new(store_of_every_kind(&keys));
     let verifier = Verifier::new(store, ring(&SECRETS[..4]));
     let key = keys[0].1.expose_secret();
-    ready(verifier.verify(key)).unwrap();
+    _ = ready(verifier.verify(key)).unwrap();
     assert_eq!(allocations_of(|| ready(verifier.verify(key))), 1);
     assert_eq!(allocations_of(|| ready(verifier.verify("lxk_"))), 0);
 }

@@ -136,7 +136,7 @@ async fn a_slow_read_does_not_bring_a_revoked_key_back() {
         tokio::task::yield_now().await;
         store.open.send_replace(true);
 
-        slow.await.unwrap().expect("it began before the revocation");
+        _ = slow.await.unwrap().expect("it began before the revocation");
         assert_revoked(later.await.unwrap());
         assert_revoked(verifier(&cached).verify(&key(1)).await);
     }
@@ -156,7 +156,7 @@ async fn a_slow_miss_does_not_hide_a_new_key() {
     cached.invalidate(Change::Added);
     store.open.send_replace(true);
     assert!(slow.await.unwrap().is_err(), "it began before the key was added");
-    verifier(&cached).verify(&key(1)).await.expect("the key is there");
+    _ = verifier(&cached).verify(&key(1)).await.expect("the key is there");
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,8 +173,8 @@ async fn another_key_may_change_while_one_is_loaded() {
         cached.invalidate(Change::Key((&*format!("key-{number}")).into()));
     }
     store.open.send_replace(true);
-    slow.await.unwrap().unwrap();
-    verifier(&cached).verify(&key(1)).await.unwrap();
+    _ = slow.await.unwrap().unwrap();
+    _ = verifier(&cached).verify(&key(1)).await.unwrap();
     assert_eq!(store.reads(), 1, "the load was kept");
 }
 
@@ -194,7 +194,7 @@ async fn more_changes_than_are_remembered_keep_a_load_out() {
         cached.invalidate(Change::Key((&*format!("other-{number}")).into()));
     }
     store.open.send_replace(true);
-    slow.await.unwrap().expect("it began before the revocation");
+    _ = slow.await.unwrap().expect("it began before the revocation");
     assert_revoked(verifier(&cached).verify(&key(1)).await);
 }
 
@@ -250,7 +250,7 @@ async fn a_load_that_everybody_gave_up_is_dropped_and_begun_again() {
     assert!(task.await.unwrap_err().is_cancelled());
     assert_eq!(store.open.receiver_count(), 0, "nothing of it is left");
     store.open.send_replace(true);
-    verifier(&cached).verify(&key(1)).await.unwrap();
+    _ = verifier(&cached).verify(&key(1)).await.unwrap();
     assert_eq!(store.reads(), 2);
 }
 
@@ -263,7 +263,7 @@ async fn errors_are_shared_and_not_kept() {
     assert!(matches!(error, VerifyError::Unavailable(_)), "{error:?}");
     assert!(common::printed(&error).contains("switched off"), "{error:?}");
     store.fails.send_replace(false);
-    verifier(&cached).verify(&key(1)).await.unwrap();
+    _ = verifier(&cached).verify(&key(1)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -67,7 +67,7 @@ fn nothing_else_is_logged() {
     let closed = Policy::default().legacy(LegacyPolicy::Refuse);
     let verifier = verifier(store(&stored)).with_policy(closed);
     let log = logged(|| {
-        ready(verifier.verify(TAGGED)).unwrap();
+        _ = ready(verifier.verify(TAGGED)).unwrap();
         for key in ["lxk_", FORGED, UNTAGGED] {
             ready(verifier.verify(key)).unwrap_err();
         }

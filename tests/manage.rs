@@ -551,12 +551,12 @@ fn keys_are_counted_by_format_as_far_as_the_rows_say() {
     assert_eq!(count(), FormatCounts { hmac_sha256: 2, sha256: 0, unknown: 1 });
 
     // A use tells the format, an upgrade changes it, a revoked key counts no more.
-    ready(desk.verifier.verify(UNTAGGED)).unwrap();
+    _ = ready(desk.verifier.verify(UNTAGGED)).unwrap();
     ready(desk.verifier.flush()).unwrap();
     assert_eq!(count(), FormatCounts { hmac_sha256: 2, sha256: 1, unknown: 0 });
     let upgrade = Policy::default().legacy(LegacyPolicy::UpgradeOnUse);
     let upgrading = Verifier::new(desk.store.clone(), ring(&SECRETS[..1])).with_policy(upgrade);
-    ready(upgrading.verify(UNTAGGED)).unwrap();
+    _ = ready(upgrading.verify(UNTAGGED)).unwrap();
     ready(upgrading.flush()).unwrap();
     assert_eq!(count(), FormatCounts { hmac_sha256: 3, sha256: 0, unknown: 0 });
     ready(desk.manager.revoke(&issued.record.id, None)).unwrap();

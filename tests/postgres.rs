@@ -77,7 +77,7 @@ async fn a_verification_is_one_statement() {
     run(&options, "CREATE EXTENSION pg_stat_statements").await;
     let verifier = Verifier::new(connect(&options).await, ring());
     let key = key_of("sha256 plain read");
-    verifier.verify(&key).await.unwrap();
+    _ = verifier.verify(&key).await.unwrap();
     let pool = PgPool::connect_with(options).await.unwrap();
     let executed = async || -> i64 {
         let query = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements \
@@ -87,7 +87,7 @@ async fn a_verification_is_one_statement() {
     };
     let before = executed().await;
     for _ in 0..100 {
-        verifier.verify(&key).await.unwrap();
+        _ = verifier.verify(&key).await.unwrap();
     }
     assert_eq!(executed().await - before, 100);
 }
@@ -126,7 +126,7 @@ async fn a_time_without_end_is_read_and_not_a_panic() {
     let key = key_of("sha256 plain read");
     run(&options, "UPDATE api_keys SET expires_at = 'infinity', created_at = '0044-03-15 BC'")
         .await;
-    verifier.verify(&key).await.unwrap();
+    _ = verifier.verify(&key).await.unwrap();
     run(&options, "UPDATE api_keys SET expires_at = '-infinity'").await;
     let error = verifier.verify(&key).await.unwrap_err();
     assert!(matches!(error.refusal(), Some(Refusal::Expired(_))), "{error:?}");
@@ -143,14 +143,14 @@ async fn keys_are_managed_on_the_tables_of_the_service_as_they_are() {
     let issued = manager.issue(NewKey::new("user-1", "new").scopes("read")).await.unwrap();
     let next = manager.rotate(&issued.record.id, Rotation::default()).await.unwrap();
     assert!(verifier.verify(issued.key.expose_secret()).await.is_err());
-    verifier.verify(next.key.expose_secret()).await.unwrap();
+    _ = verifier.verify(next.key.expose_secret()).await.unwrap();
     manager.revoke(&next.record.id, Some("has no column to go to")).await.unwrap();
     assert!(verifier.verify(next.key.expose_secret()).await.is_err());
     let error = manager.issue(NewKey::new("nobody", "new")).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no owner nobody; create the user first");
 
     let legacy = key_of("sha256 admin");
-    verifier.verify(&legacy).await.unwrap();
+    _ = verifier.verify(&legacy).await.unwrap();
     assert_eq!(verifier.flush().await.unwrap().upgraded, 1);
     assert_eq!(verifier.verify(&legacy).await.unwrap().format(), HashFormat::HmacSha256);
 }
@@ -252,7 +252,7 @@ async fn a_statement_that_hangs_is_unavailable_and_its_connection_is_not_used_ag
     let store = PostgresStore::with_pool(pool, Duration::from_secs(1)).await.unwrap();
     let verifier = Verifier::new(store, ring());
     let key = key_of("hmac-sha256 admin");
-    verifier.verify(&key).await.unwrap();
+    _ = verifier.verify(&key).await.unwrap();
 
     let pool = PgPool::connect_with(options).await.unwrap();
     let mut lock = pool.begin().await.unwrap();
@@ -268,7 +268,7 @@ async fn a_statement_that_hangs_is_unavailable_and_its_connection_is_not_used_ag
             _ => break,
         }
     }
-    answer.expect("recovered by itself");
+    _ = answer.expect("recovered by itself");
 }
 
 #[tokio::test]

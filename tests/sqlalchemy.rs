@@ -62,7 +62,7 @@ async fn sqlalchemy_reads_every_row_that_the_store_writes() {
     manager.revoke(&revoked.record.id, Some("test")).await.unwrap();
     let rotated = manager.issue(new("rotated")).await.unwrap();
     let successor = manager.rotate(&rotated.record.id, Rotation::default()).await.unwrap();
-    verifier.verify(dated.key.expose_secret()).await.unwrap();
+    _ = verifier.verify(dated.key.expose_secret()).await.unwrap();
     verifier.flush().await.unwrap();
     store.close().await;
 

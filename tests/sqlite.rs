@@ -172,10 +172,10 @@ async fn a_read_only_database_verifies_and_says_why_it_cannot_write() {
     let options = SqliteConnectOptions::new().filename(&file.path).read_only(true);
     let store = SqliteStore::connect(options).await.unwrap();
     let verifier = Verifier::new(store.clone(), ring.clone());
-    verifier.verify(&key).await.unwrap();
+    _ = verifier.verify(&key).await.unwrap();
     let error = verifier.flush().await.unwrap_err();
     assert!(matches!(error, StoreError::ReadOnly(_)), "{error:?}");
-    verifier.verify(&key).await.expect("a failed flush fails no verification");
+    _ = verifier.verify(&key).await.expect("a failed flush fails no verification");
 
     let manager = KeyManager::new(store.clone(), &ring);
     let read_only = |result: Result<(), ManageError>| {
@@ -219,7 +219,7 @@ async fn a_locked_database_is_unavailable_and_recovers_by_itself() {
     let error = KeyManager::new(store, &ring).revoke(&record.id, None).await.unwrap_err();
     assert!(matches!(error, ManageError::Store(StoreError::Unavailable(_))), "{error:?}");
     lock.rollback().await.unwrap();
-    verifier.verify(&key).await.expect("available again");
+    _ = verifier.verify(&key).await.expect("available again");
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn in_an_own_database_a_writer_does_not_lock_readers_out() {
     let (file, key, _) = with_a_key(&ring).await;
     let verifier = Verifier::new(impatient(&file).await, ring);
     let _lock = file.pool().await.begin_with("BEGIN EXCLUSIVE").await.unwrap();
-    verifier.verify(&key).await.unwrap();
+    _ = verifier.verify(&key).await.unwrap();
     let error = verifier.flush().await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
 }

@@ -203,7 +203,7 @@ fn verifier(store: &Probe) -> Verifier<Probe> {
 }
 
 fn verify<S: KeyLookup>(verifier: &Verifier<S>, key: &str) {
-    ready(verifier.verify(key)).expect("a good key");
+    _ = ready(verifier.verify(key)).expect("a good key");
 }
 
 fn used(used: usize) -> Flushed {

@@ -344,7 +344,7 @@ fn a_legacy_key_is_upgraded_on_use_and_survives_the_end_of_the_format() {
     let closed = Policy::default().legacy(LegacyPolicy::Refuse);
     let closed = verifier(store).with_policy(closed);
     assert_eq!(ready(closed.verify(UNTAGGED)).unwrap().format(), HashFormat::HmacSha256);
-    ready(upgrading.verify(UNTAGGED)).unwrap();
+    _ = ready(upgrading.verify(UNTAGGED)).unwrap();
     assert_eq!(ready(upgrading.flush()).unwrap(), Flushed { used: 1, upgraded: 0 });
 }
 
@@ -367,7 +367,7 @@ fn an_upgrade_does_not_overwrite_a_hash_that_changed_meanwhile() {
     let store = store(&[untagged_record(HashFormat::Sha256)]);
     let upgrade = Policy::default().legacy(LegacyPolicy::UpgradeOnUse);
     let verifier = verifier(store.clone()).with_policy(upgrade);
-    ready(verifier.verify(UNTAGGED)).unwrap();
+    _ = ready(verifier.verify(UNTAGGED)).unwrap();
 
     let elsewhere = HashChange {
         id: "legacy".into(),
@@ -412,7 +412,7 @@ fn the_policies_for_retired_and_legacy_hashes_are_apart() {
         let store = store(&rows);
         let verifier = Verifier::new(store.clone(), ring(&SECRETS[..2])).with_policy(policy);
         for key in [TAGGED_BY_SECOND, UNTAGGED] {
-            ready(verifier.verify(key)).unwrap();
+            _ = ready(verifier.verify(key)).unwrap();
         }
         assert_eq!(ready(verifier.flush()).unwrap(), Flushed { used: 2, upgraded: 1 });
         for row in &rows {
