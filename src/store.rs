@@ -51,6 +51,10 @@ pub use sqlite::SqliteStore;
 
 /// What verification needs of a store: one look-up.
 ///
+/// A verifier over a store that is no more than this notes last uses and hash upgrades like any other,
+/// but has no [`flush`](crate::Verifier::flush): they are never written. To choose a store at run time
+/// or to share one, wrap it in [`DynKeyStore`].
+///
 /// ```
 /// use std::sync::Arc;
 /// use lexikon_auth::{Candidates, KeyLookup, KeyRecord, StoreError};
@@ -64,6 +68,9 @@ pub use sqlite::SqliteStore;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    note = "to choose a store at run time or to share one, wrap it in `DynKeyStore`"
+)]
 pub trait KeyLookup: Send + Sync {
     /// Returns the record stored under one of the candidates, whatever its state, with
     /// [`owner_active`](KeyRecord::owner_active) as of now. Where several rows match, the row of the
@@ -95,6 +102,11 @@ pub trait KeyLookup: Send + Sync {
 /// is seen by every [`find`](KeyLookup::find) that begins after it returned. Only the traces of use,
 /// [`last_used_at`](KeyRecord::last_used_at) and [`format`](KeyRecord::format), may be older there: no
 /// decision depends on them. Times are kept to the microsecond.
+///
+/// To choose a store at run time or to share one, wrap it in [`DynKeyStore`].
+#[diagnostic::on_unimplemented(
+    note = "to choose a store at run time or to share one, wrap it in `DynKeyStore`"
+)]
 pub trait KeyStore: KeyLookup {
     /// Adds a record. Its [`owner_active`](KeyRecord::owner_active) is not written.
     ///

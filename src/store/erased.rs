@@ -14,6 +14,10 @@ use crate::record::{KeyId, KeyRecord, OwnerId};
 /// Any store behind one type, for callers who choose it at run time. Each call costs one allocation;
 /// clones share the store.
 ///
+/// What only one kind of store has, such as `set_owner_active`, `extend_schema` and `close`, is reached
+/// through a clone of the bare store, kept from before it was wrapped; `extend_schema` comes first of all,
+/// since the store that it returns is the one to wrap.
+///
 /// ```
 /// use lexikon_auth::{DynKeyStore, MemoryStore};
 /// let store = DynKeyStore::new(MemoryStore::new());
