@@ -86,6 +86,7 @@ pub use manage::{IssuedKey, KeyManager, NewKey, Rotation};
 pub use policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
 pub use record::{KeyId, KeyRecord, OwnerId, Revocation};
 pub use scopes::Scopes;
+pub use secrecy::SecretString;
 pub use secret::{SecretError, SecretFingerprint, SecretRing, ServerSecret};
 #[cfg(feature = "postgres")]
 pub use store::PostgresStore;

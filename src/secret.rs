@@ -53,7 +53,8 @@ pub struct ServerSecret {
 }
 
 impl ServerSecret {
-    /// Takes the secret's UTF-8 bytes as they are: a hex text is not decoded.
+    /// Takes the secret's UTF-8 bytes as they are: a hex text is not decoded. A `String` becomes a
+    /// [`SecretString`] by `into()`, and is wiped with it.
     ///
     /// # Errors
     /// [`SecretError`] when the secret is shorter than 32 bytes, a placeholder from documentation, or
@@ -64,6 +65,9 @@ impl ServerSecret {
     /// use lexikon_auth::ServerSecret;
     /// assert!(ServerSecret::new(&"changeme".into()).is_err());
     /// assert!(ServerSecret::new(&ServerSecret::generate()?).is_ok());
+    ///
+    /// let text = "1f4a6c0c55ab2e5b0e0a9d3f7c8e4b12".to_owned(); // from your own configuration
+    /// assert!(ServerSecret::new(&text.into()).is_ok());
     /// # Ok::<(), lexikon_auth::EntropyError>(())
     /// ```
     pub fn new(secret: &SecretString) -> Result<Self, SecretError> {
@@ -186,7 +190,8 @@ impl SecretRing {
         Self { current, retired: Vec::new() }
     }
 
-    /// Adds a retired secret: its keys still verify, no key is issued under it.
+    /// Adds a retired secret: its keys still verify, no key is issued under it. To retire more than
+    /// the one of `API_KEY_SECRET_PREVIOUS`: `SecretRing::from_env()?.with_retired(older)?`.
     ///
     /// A key carries the tag of the secret it was issued under, so keep a retired secret until its
     /// keys have been rotated, also when their hashes have moved to the current one.
