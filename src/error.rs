@@ -9,7 +9,8 @@ use crate::secret::SecretFingerprint;
 /// Why a verification did not succeed.
 ///
 /// The message of a refusal is the same for every reason, so that it can go to the caller; the reason
-/// is for logs and stands in the error's source.
+/// is for logs and stands in the error's source. What prints a chain of errors, such as `{:?}` of
+/// anyhow, and `Debug` reveal it too: answer a caller with `Display` alone.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The key is not accepted. Over HTTP: 401.

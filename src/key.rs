@@ -210,8 +210,10 @@ impl fmt::Debug for PresentedKey<'_> {
 
 /// Why a text cannot be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
 pub enum MalformedKey {
-    /// Not 20 to 128 bytes long.
+    /// Not 20 to 128 bytes long. A key that this crate issues has 55 bytes, and one that the lexikon
+    /// service issued 47; the bounds leave room for other keys without a tag.
     #[error("a key is 20 to 128 bytes long")]
     Length,
     /// Does not begin with `lxk_`.
