@@ -9,7 +9,8 @@ pub enum LegacyPolicy {
     /// Accepted, and logged as a warning with the key's id.
     #[default]
     Accept,
-    /// Accepted before the date, refused from that instant on.
+    /// Accepted before the date, refused from that instant on. A use before the date does not replace
+    /// the hash; only [`UpgradeOnUse`](Self::UpgradeOnUse) does.
     AcceptUntil(SystemTime),
     /// Accepted, and its hash replaced by the HMAC-SHA-256 one at the next flush. Code that knows
     /// only SHA-256 stops accepting the key then.
@@ -18,7 +19,12 @@ pub enum LegacyPolicy {
     Refuse,
 }
 
-/// What happens to a key whose hash is under a retired secret.
+/// What happens to a key whose hash is under a retired secret. The default is [`Accept`](Self::Accept).
+///
+/// Either way a retired secret has to stay in the ring: a key carries the tag of the secret it was
+/// issued under, and is refused without that secret, also when its hash has moved. It can go when every
+/// key issued under it has been rotated or revoked, or has expired; they are among those whose
+/// [`created_at`](crate::KeyRecord::created_at) is before the last instance changed its secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RetiredPolicy {
@@ -26,6 +32,10 @@ pub enum RetiredPolicy {
     #[default]
     Accept,
     /// Accepted, and its hash replaced by the one under the current secret at the next flush.
+    ///
+    /// Set it only when every instance has the new secret as its current one: an instance that does
+    /// not know that secret refuses the keys whose hashes have moved. On several instances, first give
+    /// each the new secret as `API_KEY_SECRET_PREVIOUS`, then swap the two on each, then set this.
     UpgradeOnUse,
 }
 

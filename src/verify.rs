@@ -235,6 +235,10 @@ impl VerifiedKey {
     }
 
     /// Whether the hash is under a retired secret.
+    ///
+    /// `false` does not mean that the retired secrets can go: a key whose hash has moved to the current
+    /// secret still carries the tag of the one it was issued under; see
+    /// [`RetiredPolicy`](crate::RetiredPolicy).
     pub fn is_under_retired_secret(&self) -> bool {
         self.matched == Match::Retired
     }
