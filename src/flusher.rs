@@ -13,7 +13,7 @@ use crate::store::KeyStore;
 use crate::usage::Flushed;
 use crate::verify::Verifier;
 
-/// How often notes are written where nothing else is asked for.
+/// How often notes are written where nothing else is asked for: every 30 seconds.
 pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 /// A shorter interval would keep the task busy for nothing.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);

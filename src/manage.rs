@@ -219,7 +219,8 @@ pub struct IssuedKey {
     pub record: KeyRecord,
 }
 
-/// How a key is replaced by its successor.
+/// How a key is replaced by its successor. The default ends the old key at once, and the successor
+/// takes over its expiry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rotation {
     overlap: Duration,

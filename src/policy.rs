@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-/// What happens to a key that is stored as plain SHA-256.
+/// What happens to a key that is stored as plain SHA-256. The default is [`Accept`](Self::Accept).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum LegacyPolicy {
@@ -19,7 +19,8 @@ pub enum LegacyPolicy {
     Refuse,
 }
 
-/// What happens to a key whose hash is under a retired secret. The default is [`Accept`](Self::Accept).
+/// What happens to a key whose hash is under a retired secret. The default is
+/// [`Accept`](Self::Accept).
 ///
 /// Either way a retired secret has to stay in the ring: a key carries the tag of the secret it was
 /// issued under, and is refused without that secret, also when its hash has moved. It can go when every
@@ -39,7 +40,8 @@ pub enum RetiredPolicy {
     UpgradeOnUse,
 }
 
-/// What happens to a key without a tag, as the lexikon service issued them.
+/// What happens to a key without a tag, as the lexikon service issued them. The default is
+/// [`Accept`](Self::Accept).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum UntaggedPolicy {

@@ -148,7 +148,9 @@ impl<S: KeyLookup> Verifier<S> {
         }
     }
 
-    /// How many uses were not noted because more than 114,688 keys were used between two flushes.
+    /// How many uses were not noted because more than 114,688 keys were used between two flushes. Over
+    /// a store that is only a [`KeyLookup`] there is no flush: the notes fill up once, and what this
+    /// counts from then on means nothing.
     pub fn dropped_uses(&self) -> u64 {
         self.notes.dropped()
     }
