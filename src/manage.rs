@@ -16,7 +16,7 @@ use crate::store::{FormatCounts, KeyStore, KeyUpdate, Page};
 /// Longest owner id, name, scope list or reason, in bytes.
 const MAX_TEXT: usize = 1024;
 
-/// Issues and manages keys.
+/// Issues and manages keys. Share it in an [`Arc`]; it is not `Clone`.
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,7 +54,9 @@ impl<S: KeyStore> KeyManager<S> {
     ///
     /// # Errors
     /// [`ManageError::Invalid`] for an empty owner, a text of over 1024 bytes or with a NUL in it, or
-    /// an expiry that is not in the future; [`StoreError::UnknownOwner`] where the store keeps owners.
+    /// an expiry that is not in the future or after the year 9999;
+    /// `ManageError::Store(StoreError::UnknownOwner(_))` where the store keeps owners and does not know
+    /// this one; [`ManageError::Store`] when it cannot write.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, ManageError> {
         let issued = self.draw(new)?;
         self.store.insert(&issued.record).await?;
@@ -69,10 +71,40 @@ impl<S: KeyStore> KeyManager<S> {
         Ok(self.store.find_by_id(id).await?)
     }
 
-    /// The records of an owner, newest first.
+    /// The records of an owner, newest first, revoked and expired keys included. An unknown owner has
+    /// none. A page shorter than its limit is the last; after an id that is unknown or another owner's
+    /// comes an empty one.
     ///
     /// # Errors
     /// [`ManageError::Store`] when the store cannot answer.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use lexikon_auth::{KeyManager, MemoryStore, NewKey, OwnerId, Page, SecretRing, ServerSecret};
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// # let manager = KeyManager::new(MemoryStore::new(), &ring);
+    /// # for name in ["one", "two", "three"] {
+    /// #     manager.issue(NewKey::new("user-1", name)).await?;
+    /// # }
+    /// # let mut count = 0;
+    /// let (owner, limit) = (OwnerId::from("user-1"), 2);
+    /// let mut page = Page::first(limit);
+    /// loop {
+    ///     let records = manager.list(&owner, &page).await?;
+    ///     // ... use `records` ...
+    /// #   count += records.len();
+    ///     match records.last() {
+    ///         Some(last) if records.len() == limit as usize => {
+    ///             page = Page::after(limit, last.id.clone());
+    ///         }
+    ///         _ => break,
+    ///     }
+    /// }
+    /// # assert_eq!(count, 3);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+    /// ```
     pub async fn list(
         &self,
         owner: &OwnerId,
@@ -83,9 +115,12 @@ impl<S: KeyStore> KeyManager<S> {
 
     /// Changes name, scopes and expiry of a key.
     ///
+    /// A later expiry, or none, also brings back a key that has expired, after a rotation too. A revoked
+    /// key stays revoked, and so does one that [`expire`](Self::expire) has marked.
+    ///
     /// # Errors
     /// [`ManageError::Invalid`] as for [`issue`](Self::issue), except that an expiry may be in the
-    /// past; [`StoreError::NotFound`].
+    /// past, from 1970 on; `ManageError::Store(StoreError::NotFound(_))`.
     pub async fn update(&self, id: &KeyId, update: KeyUpdate) -> Result<(), ManageError> {
         check_text("the name", update.name.as_deref().unwrap_or_default())?;
         check_text("the scopes", update.scopes.as_ref().map_or("", Scopes::as_str))?;
@@ -98,9 +133,12 @@ impl<S: KeyStore> KeyManager<S> {
 
     /// Revokes a key, for good and at once. Revoking it again changes nothing.
     ///
+    /// The lexikon service's own tables have no place for the time and the reason, which are dropped
+    /// there until `extend_schema` of the store has added the columns.
+    ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`ManageError::Invalid`] for a reason of over 1024 bytes or with a
-    /// NUL in it.
+    /// `ManageError::Store(StoreError::NotFound(_))`; [`ManageError::Invalid`] for a reason of over
+    /// 1024 bytes or with a NUL in it.
     pub async fn revoke(&self, id: &KeyId, reason: Option<&str>) -> Result<(), ManageError> {
         check_text("the reason", reason.unwrap_or_default())?;
         Ok(self.store.revoke(id, self.now(), reason).await?)
@@ -111,9 +149,14 @@ impl<S: KeyStore> KeyManager<S> {
     ///
     /// The successor takes over the old key's expiry unless the rotation sets another.
     ///
+    /// The old key only gets an expiry, which a later [`update`](Self::update) can lift: when a key has
+    /// leaked, [`revoke`](Self::revoke) it too. Within the overlap it may be rotated again, which gives
+    /// it a second successor.
+    ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::NotInForce`] for a key that is revoked or has expired;
-    /// [`ManageError::Invalid`] for an expiry that is not in the future.
+    /// `ManageError::Store(StoreError::NotFound(_))`; `ManageError::Store(StoreError::NotInForce(_))`
+    /// for a key that is revoked or has expired; [`ManageError::Invalid`] for an expiry that is not in
+    /// the future, or an expiry or overlap that ends after the year 9999.
     pub async fn rotate(&self, id: &KeyId, rotation: Rotation) -> Result<IssuedKey, ManageError> {
         let old = self.store.find_by_id(id).await?.ok_or(StoreError::NotFound(id.clone()))?;
         let now = self.now();
@@ -199,7 +242,7 @@ impl NewKey {
         Self { owner: owner.into(), name: name.into(), scopes: Scopes::default(), expires_at: None }
     }
 
-    /// Sets what the key may do, such as `read,write`.
+    /// Sets what the key may do, such as `read,write`; `admin` grants every scope.
     pub fn scopes(self, scopes: impl Into<Scopes>) -> Self {
         Self { scopes: scopes.into(), ..self }
     }

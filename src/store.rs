@@ -125,7 +125,8 @@ pub trait KeyStore: KeyLookup {
     ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
 
     /// The records of an owner, newest first; rows without a date come last, and rows of the same
-    /// time in descending order of id. An unknown owner has none.
+    /// time in descending order of id. Revoked and expired keys are among them. An unknown owner has
+    /// none, and nothing comes after an id that is unknown or another owner's.
     ///
     /// # Errors
     /// Those of a store that cannot answer.
@@ -202,12 +203,13 @@ pub trait KeyStore: KeyLookup {
     fn count_by_format(&self) -> impl Future<Output = Result<FormatCounts, StoreError>> + Send;
 }
 
-/// Which part of a list to return.
+/// Which part of a list to return. A page shorter than its limit is the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// Most records to return.
     pub limit: u32,
-    /// The id of the last record of the page before; `None` for the first page.
+    /// The id of the last record of the page before; `None` for the first page. After an id that is
+    /// unknown or another owner's comes nothing.
     pub after: Option<KeyId>,
 }
 
