@@ -176,6 +176,31 @@ pub struct KeyRecord {
 
 impl KeyRecord {
     /// A record in force: no name, no scopes, no dates, its owner active.
+    ///
+    /// For stores, and to import hashes from another system: plain SHA-256, or HMAC-SHA-256 under a
+    /// secret of the ring, of keys that begin with `lxk_`.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use lexikon_auth::{
+    ///     HashFormat, KeyHash, KeyId, KeyRecord, KeyStore, MemoryStore, SecretRing, ServerSecret, Verifier,
+    /// };
+    /// let store = MemoryStore::new();
+    /// let hash = "a4f0010a3f12bd5f08214fb0d325a6479580e53296c28463cf613b0bdf498035";
+    /// let hash = KeyHash::from_hex(hash).ok_or("not 64 lower-case hex digits")?;
+    /// let mut record = KeyRecord::new(KeyId::random()?, "user-1".into(), hash);
+    /// record.name = "imported".into();
+    /// record.scopes = "read".into();
+    /// record.format = Some(HashFormat::Sha256);
+    /// store.insert(&record).await?;
+    ///
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// let verifier = Verifier::new(store, ring);
+    /// assert!(verifier.verify("lxk_edBFF8ucL0GHS745Bd_44XqHMsFz86GM9hgsvj67plc").await?.allows("read"));
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+    /// ```
     pub fn new(id: KeyId, owner: OwnerId, hash: KeyHash) -> Self {
         Self {
             id,
