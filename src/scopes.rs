@@ -8,7 +8,7 @@ const ADMIN: &str = "admin";
 /// The scopes of a key, as one comma-separated text: `read,write`.
 ///
 /// Spaces around names are dropped, and so are empty and repeated names; unknown names are kept and
-/// names are case-sensitive. No scopes grant nothing.
+/// names are case-sensitive. No scopes grant nothing, and `admin` grants everything.
 ///
 /// ```
 /// use lexikon_auth::Scopes;

@@ -22,6 +22,8 @@ use crate::usage::{Flushed, WriteBehind};
 /// Verification reads, and writes nothing. Last uses and hash upgrades are noted in memory, and
 /// written by a [`flush`](Self::flush): by hand, or on a timer with `spawn_flush` (feature `tokio`).
 ///
+/// It is not `Clone`: make one for the process, and share it in an [`Arc`].
+///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use lexikon_auth::{MemoryStore, SecretRing, ServerSecret, Refusal, Verifier};
@@ -59,11 +61,26 @@ impl<S: KeyLookup> Verifier<S> {
         Self { clock, ..self }
     }
 
-    /// Verifies a key as it was presented.
+    /// Verifies a key as it was presented: the key alone, without `Bearer` and white space.
     ///
     /// # Errors
     /// [`VerifyError::Refused`] when the key is not accepted, [`VerifyError::Unavailable`] when the
     /// store could not answer.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use lexikon_auth::{KeyManager, MemoryStore, NewKey, SecretRing, ServerSecret, Verifier};
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// # let store = MemoryStore::new();
+    /// # let issued = KeyManager::new(store.clone(), &ring).issue(NewKey::new("user-1", "")).await?;
+    /// # let verifier = Verifier::new(store, ring);
+    /// let header = format!("Bearer {}", issued.key.expose_secret()); // Authorization
+    /// let key = header.strip_prefix("Bearer ").unwrap_or_default().trim();
+    /// assert_eq!(verifier.verify(key).await?.owner().as_str(), "user-1");
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+    /// ```
     pub fn verify<'a>(
         &'a self,
         presented: &'a (impl AsRef<[u8]> + ?Sized),
@@ -189,7 +206,8 @@ impl<S> fmt::Debug for Verifier<S> {
 
 /// The proof that a key was verified. Only a [`Verifier`] makes one.
 ///
-/// It tells what was true at that moment: hold it for a request, not longer.
+/// It tells what was true at that moment: hold it for a request, not longer. That a key is accepted
+/// says nothing of what it may do: ask [`allows`](Self::allows).
 #[derive(Clone, Debug)]
 #[must_use = "a verified key may do only what its scopes allow"]
 pub struct VerifiedKey {
