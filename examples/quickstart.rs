@@ -47,21 +47,29 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let manager = KeyManager::new(store.clone(), &ring);
     let issued = manager.issue(NewKey::new("user-1", "deploy").scopes("read,write")).await?;
-    let show = async |what: &str, key: &lexikon_auth::ApiKey| {
-        println!("{what:32} {}", describe(&verifier.verify(key.expose_secret()).await));
+    let show = async |what: &str, key: &str| {
+        println!("{what:32} {}", describe(&verifier.verify(key).await));
     };
     println!("\nA new key, shown once: {}", issued.key.expose_secret());
-    show("issued", &issued.key).await;
+    show("issued", issued.key.expose_secret()).await;
+    // The tag refuses it without a look-up. A key without a tag, as in the table, is unknown.
+    show("its last character changed", &mistyped(issued.key.expose_secret())).await;
     let rotation = Rotation::with_overlap(Duration::ZERO);
     let successor = manager.rotate(&issued.record.id, rotation).await?;
-    show("the old key after rotation", &issued.key).await;
-    show("its successor", &successor.key).await;
+    show("the old key after rotation", issued.key.expose_secret()).await;
+    show("its successor", successor.key.expose_secret()).await;
     manager.revoke(&successor.record.id, Some("end of the tour")).await?;
-    show("the successor after revocation", &successor.key).await;
+    show("the successor after revocation", successor.key.expose_secret()).await;
 
     flusher.shutdown().await?;
     store.close().await;
     Ok(())
+}
+
+/// The key with another last character.
+fn mistyped(key: &str) -> String {
+    let (rest, last) = key.split_at(key.len() - 1);
+    format!("{rest}{}", if last == "A" { "B" } else { "A" })
 }
 
 /// A line of the table.
