@@ -151,7 +151,7 @@ async fn a_cache_goes_on_for_a_while_and_no_longer() {
     let issued = manager.issue(NewKey::new("user-1", "name")).await.unwrap();
     let key = issued.key.expose_secret();
     let verifier = Verifier::new(store, ring());
-    verifier.verify(key).await.unwrap();
+    _ = verifier.verify(key).await.unwrap();
 
     proxy.set(Mode::Blackhole);
     manager.revoke(&issued.record.id, None).await.unwrap();
@@ -232,7 +232,7 @@ async fn worker() {
     let upgrade = Policy::default().legacy(LegacyPolicy::UpgradeOnUse);
     let verifier = Verifier::new(store.clone(), ring()).with_policy(upgrade);
     for number in 0..ROWS {
-        verifier.verify(&key(number)).await.unwrap();
+        _ = verifier.verify(&key(number)).await.unwrap();
         if number % 8 == 7 {
             verifier.flush().await.unwrap();
             println!("written {number}");
