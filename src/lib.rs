@@ -41,7 +41,9 @@
 //! | none | keys, secrets, verification, management, [`MemoryStore`], [`DynKeyStore`] |
 //! | `sqlite` | `SqliteStore` on sqlx with bundled SQLite; implies `tokio` |
 //! | `postgres` | `PostgresStore` on sqlx; implies `tokio` |
-//! | `tokio` | `Verifier::spawn_flush`: last uses and hash upgrades written on a timer |
+//! | `cache` | `CachedStore`, a cache in memory over any store; implies `tokio` |
+//! | `redis` | `RedisStore`, a second level of cache that instances share; implies `tokio` |
+//! | `tokio` | `Verifier::spawn_flush`, last uses and hash upgrades written on a timer; `Follower`, which tells caches of changes made elsewhere |
 //! | `conformance` | `store::conformance`: the tests that every store must pass |
 //!
 //! A feature adds; it never changes what the others do.
@@ -131,7 +133,23 @@ pub mod constant_time {
     }
 }
 
+/// Decoders that no public function reaches with any bytes, for the fuzzer alone: no part of the API,
+/// and compiled only with `--cfg fuzzing`.
+#[cfg(all(fuzzing, feature = "redis"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub fn redis_entry(bytes: &[u8]) {
+        crate::store::redis::entry::check(bytes);
+    }
+}
+
 /// The examples of README.md, compiled and run as tests.
-#[cfg(all(doctest, feature = "sqlite"))]
+#[cfg(all(
+    doctest,
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "cache",
+    feature = "redis"
+))]
 #[doc = include_str!("../README.md")]
 struct Readme;

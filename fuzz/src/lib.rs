@@ -18,6 +18,7 @@ use lexikon_auth::{
 };
 use sha2::{Digest, Sha256};
 
+pub use lexikon_auth::fuzzing::redis_entry;
 pub use sqlite_row::sqlite_row;
 
 /// The parser: length, prefix, alphabet, in this order.

@@ -43,3 +43,8 @@ fn stored_hash() {
 fn sqlite_row() {
     replay("sqlite_row", targets::sqlite_row);
 }
+
+#[test]
+fn redis_entry() {
+    replay("redis_entry", targets::redis_entry);
+}

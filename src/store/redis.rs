@@ -1,6 +1,6 @@
 //! The tier in Redis: a second level of cache that instances share.
 
-mod entry;
+pub(crate) mod entry;
 mod feed;
 mod link;
 
