@@ -448,7 +448,7 @@ impl Copies {
         }
         if let Some(other) = ledger.by_id.insert(record.id.clone(), question) {
             // Asked with another ring of secrets. One entry for each key is all that is found by id.
-            self.known.remove(&other);
+            self.forget(&mut ledger, &other);
         }
         if !reading.is_final {
             ledger.provisional.insert(question);
