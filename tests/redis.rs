@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::{SECRETS, legacy_hash, record, ring};
-use lexikon_auth::store::RedisCounts;
+use lexikon_auth::store::{FeedEvent, RedisCounts};
 use lexikon_auth::{
     ApiKey, Candidates, Change, Follower, KeyHash, KeyLookup, KeyRecord, KeyStore, MemoryStore,
     PresentedKey, RedisOptions, RedisStore, SecretRing, StoreError,
@@ -336,11 +336,31 @@ impl KeyLookup for Heard {
         Ok(None)
     }
 
-    async fn observe(&self, event: &lexikon_auth::store::FeedEvent) {
-        if let lexikon_auth::store::FeedEvent::Changed(change) = event {
+    async fn observe(&self, event: &FeedEvent) {
+        if let FeedEvent::Changed(change) = event {
             self.0.send_modify(|heard| heard.push(change.clone()));
         }
     }
+}
+
+#[tokio::test]
+async fn while_a_feed_is_lost_redis_is_not_read_and_afterwards_not_believed() {
+    let scene = Scene::new().await;
+    let key = issued(&scene.beneath.keys, "key-1").await;
+    scene.store.find(&key).await.unwrap();
+    scene.store.find(&key).await.unwrap();
+    assert_eq!(scene.beneath.reads(), 1);
+    scene.store.observe(&FeedEvent::Lost).await;
+    scene.store.find(&key).await.unwrap();
+    assert_eq!((scene.beneath.reads(), scene.store.counts().bypassed), (2, 1));
+    scene.store.observe(&FeedEvent::Connected).await;
+    scene.store.find(&key).await.unwrap();
+    assert_eq!((scene.beneath.reads(), scene.store.counts().stale), (3, 1));
+    scene.store.find(&key).await.unwrap();
+    assert_eq!(scene.beneath.reads(), 3);
+    scene.store.observe(&FeedEvent::Changed(Change::Key("key-1".into()))).await;
+    scene.store.find(&key).await.unwrap();
+    assert_eq!(scene.beneath.reads(), 4);
 }
 
 /// A tier behind a proxy, with the default time limit.
