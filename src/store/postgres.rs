@@ -9,6 +9,7 @@ mod feed;
 mod row;
 mod schema;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -46,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// let store = PostgresStore::connect("postgres://lexikon@localhost/lexikon".parse()?).await?;
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresStore {
     pool: PgPool,
     patience: Duration,
@@ -57,8 +58,9 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects with up to 10 connections, and waits 2 seconds for a connection and as long for an
-    /// answer. TLS is a matter of the options and of sqlx's features, which the application chooses.
+    /// Connects with the options of sqlx 0.9: up to 10 connections, 2 seconds to wait for one, and as
+    /// long for an answer. TLS is a matter of the options and of sqlx's features, which the application
+    /// chooses.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the server does not answer, [`StoreError::Schema`] when the
@@ -73,7 +75,8 @@ impl PostgresStore {
         Self::with_pool(pool.await.map_err(unavailable)?, PATIENCE).await
     }
 
-    /// Uses a pool that the application has already. An answer that takes longer than `patience` is
+    /// Uses a pool of sqlx 0.9 that the application has already: for another number of connections,
+    /// other time limits, or to share it. An answer that takes longer than `patience` is
     /// given up and its connection closed; the pool's own settings say how long to wait for one.
     ///
     /// # Errors
@@ -86,7 +89,8 @@ impl PostgresStore {
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the table
     /// `lexikon_auth_secrets`, and triggers on `api_keys` and `users` that report
-    /// [changes](Self::changes).
+    /// [changes](Self::changes). Make managers and verifiers from this store: a clone made before goes
+    /// on without the columns.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name
     /// their columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from
@@ -101,7 +105,8 @@ impl PostgresStore {
         Ok(Self::on(self.pool, self.patience, schema))
     }
 
-    /// Disables or enables an owner: the keys of a disabled one are refused.
+    /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
+    /// learn of it from a follower of [`changes`](Self::changes).
     ///
     /// # Errors
     /// [`StoreError::UnknownOwner`] in a database of the lexikon service, where users are the
@@ -249,6 +254,15 @@ impl PostgresStore {
             0 => Err(StoreError::UnknownOwner(record.owner.clone())),
             _ => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = self.pool.connect_options();
+        let mut debug = f.debug_struct("PostgresStore");
+        debug.field("host", &options.get_host()).field("database", &options.get_database());
+        debug.finish_non_exhaustive()
     }
 }
 

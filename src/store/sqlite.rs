@@ -130,7 +130,8 @@ impl SqliteStore {
         Ok(Self::on(self.pool, schema))
     }
 
-    /// Disables or enables an owner: the keys of a disabled one are refused.
+    /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
+    /// have to be told, by their `invalidate`.
     ///
     /// # Errors
     /// [`StoreError::UnknownOwner`] in a database of the lexikon service, where users are the
