@@ -401,6 +401,39 @@ async fn unknown_keys_have_a_budget_of_their_own() {
 }
 
 #[tokio::test]
+async fn a_change_takes_what_it_concerns_and_no_more() {
+    let mut other = row(2);
+    other.owner = "user-2".into();
+    let store = Gated::with(&[row(1), other, row(3)]).await;
+    let cached = CachedStore::new(store.clone());
+    // Three keys, and one that is unknown. Which of them are read again after a change?
+    let read_again = async || {
+        let mut numbers = Vec::new();
+        for number in 1..=4 {
+            let before = store.reads();
+            cached.find(&candidates(number)).await.unwrap();
+            if store.reads() > before {
+                numbers.push(number);
+            }
+        }
+        numbers
+    };
+    assert_eq!(read_again().await, [1, 2, 3, 4]);
+    assert_eq!(read_again().await, [0; 0]);
+    let changes = [
+        (Change::Key("key-1".into()), vec![1]),
+        (Change::Owner("user-1".into()), vec![1, 3]),
+        (Change::Owner("user-2".into()), vec![2]),
+        (Change::Added, vec![4]),
+        (Change::All, vec![1, 2, 3, 4]),
+    ];
+    for (change, expected) in changes {
+        cached.invalidate(change.clone());
+        assert_eq!(read_again().await, expected, "{change:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_legacy_key_is_looked_up_again_when_a_key_is_added() {
     let store = Gated::with(&[record("old", legacy_hash(&key(1))), row(2)]).await;
     let cached = CachedStore::new(store.clone());
