@@ -4,7 +4,7 @@ use std::fmt;
 
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use crate::hmac::{DIGEST, Message};
+use crate::hmac::{Blocks, DIGEST, Message};
 use crate::key::{ApiKey, PresentedKey};
 use crate::secret::{SecretRing, ServerSecret};
 
@@ -39,7 +39,11 @@ impl KeyHash {
 
     /// The hash under which a new `key` is stored: HMAC-SHA-256 under `secret`.
     pub fn of(key: &ApiKey, secret: &ServerSecret) -> Self {
-        Self(secret.hash_key().authenticate(&Message::new(key.expose_secret().as_bytes())))
+        Self(
+            secret
+                .hash_key()
+                .authenticate(&Message::new(key.expose_secret().as_bytes(), &mut Blocks::empty())),
+        )
     }
 
     /// The bytes.
@@ -164,7 +168,8 @@ impl Candidates {
         let [current, others @ ..] = &mut self.hashes[..self.length] else { return };
         let (retired, plain) = others.split_at_mut(ring.retired().len());
 
-        let message = Message::new(key.as_bytes());
+        let mut blocks = Blocks::empty();
+        let message = Message::new(key.as_bytes(), &mut blocks);
         let secret = ring.current().hash_key();
         let inner = secret.begin(&message);
         if let [plain] = plain {

@@ -42,11 +42,13 @@ impl HmacKey {
         if key.len() <= BLOCK {
             block[..key.len()].copy_from_slice(key);
         } else {
-            Message::new(key).sha256(block.first_chunk_mut().expect("a block is longer"));
+            let digest = block.first_chunk_mut().expect("a block is longer");
+            Message::new(key, &mut Blocks::empty()).sha256(digest);
         }
         let padded = |pad: u8| {
             let mut padded = block.map(|byte| byte ^ pad);
-            let state = compress(INITIAL, from_ref(&padded));
+            let mut state = INITIAL;
+            compress256(&mut state, from_ref(&padded));
             padded.zeroize();
             state
         };
@@ -67,64 +69,83 @@ impl HmacKey {
     /// the inner hash is on its way through memory.
     #[inline]
     pub(crate) fn begin(&self, message: &Message<'_>) -> InnerHash {
-        let mut block = [0; BLOCK];
-        block[DIGEST] = 0x80;
-        put_length(&mut block, BLOCK + DIGEST);
-        put_state(&mut block, message.absorb(self.inner, BLOCK));
-        InnerHash(block)
+        let mut state = self.inner;
+        message.absorb(&mut state, BLOCK);
+        InnerHash(state)
     }
 
     /// The outer hash.
     #[inline]
     pub(crate) fn finish(&self, inner: &InnerHash, digest: &mut [u8; DIGEST]) {
-        put_state(digest, compress(self.outer, from_ref(&inner.0)));
+        let mut block = INNER_PADDING;
+        put_state(&mut block, &inner.0);
+        let mut state = self.outer;
+        compress256(&mut state, from_ref(&block));
+        put_state(digest, &state);
     }
 }
 
-/// An inner hash as the padded block that the outer hash takes.
-pub(crate) struct InnerHash([u8; BLOCK]);
+/// The state after an inner hash.
+pub(crate) struct InnerHash([u32; 8]);
+
+/// What follows an inner hash in its block. A constant, because that is copied in whole vectors: a
+/// compression has to wait for a vector that was written in pieces.
+const INNER_PADDING: [u8; BLOCK] = {
+    let mut block = [0; BLOCK];
+    block[DIGEST] = 0x80;
+    [block[BLOCK - 2], block[BLOCK - 1]] = (8 * (BLOCK + DIGEST) as u16).to_be_bytes();
+    block
+};
+
+/// Room for a message padded to one block: behind a key's block, and alone. The caller's, because to
+/// move a block that was just written costs more than to write it.
+pub(crate) struct Blocks([[u8; BLOCK]; 2]);
+
+impl Blocks {
+    pub(crate) const fn empty() -> Self {
+        Self([[0; BLOCK]; 2])
+    }
+}
 
 /// A message to be hashed, possibly several times: under each secret, and plainly.
 pub(crate) struct Message<'a> {
     bytes: &'a [u8],
-    /// The message padded to one block behind a key's, where one block holds it.
-    keyed: [u8; BLOCK],
+    /// The message padded, where one block holds it.
+    blocks: &'a Blocks,
 }
 
 impl<'a> Message<'a> {
     #[inline]
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        let mut keyed = [0; BLOCK];
+    pub(crate) fn new(bytes: &'a [u8], blocks: &'a mut Blocks) -> Self {
         if bytes.len() <= MAX_SINGLE {
-            keyed[..bytes.len()].copy_from_slice(bytes);
-            keyed[bytes.len()] = 0x80;
-            put_length(&mut keyed, BLOCK + bytes.len());
+            for (block, absorbed) in blocks.0.iter_mut().zip([BLOCK, 0]) {
+                pad(block, bytes, absorbed);
+            }
         }
-        Self { bytes, keyed }
+        Self { bytes, blocks }
     }
 
     /// The plain SHA-256 of the message.
     #[inline]
     pub(crate) fn sha256(&self, digest: &mut [u8; DIGEST]) {
-        put_state(digest, self.absorb(INITIAL, 0));
+        let mut state = INITIAL;
+        self.absorb(&mut state, 0);
+        put_state(digest, &state);
     }
 
-    /// Continues a hash that has absorbed `absorbed` bytes to the end of the message.
+    /// Continues a hash that has absorbed nothing, or a key's block, to the end of the message.
     #[inline]
-    fn absorb(&self, state: [u32; 8], absorbed: usize) -> [u32; 8] {
-        if self.bytes.len() > MAX_SINGLE {
-            self.absorb_long(state, absorbed)
-        } else if absorbed == BLOCK {
-            compress(state, from_ref(&self.keyed))
+    fn absorb(&self, state: &mut [u32; 8], absorbed: usize) {
+        if self.bytes.len() <= MAX_SINGLE {
+            let [keyed, plain] = &self.blocks.0;
+            compress256(state, from_ref(if absorbed == 0 { plain } else { keyed }));
         } else {
-            let mut block = self.keyed;
-            put_length(&mut block, absorbed + self.bytes.len());
-            compress(state, from_ref(&block))
+            self.absorb_long(state, absorbed);
         }
     }
 
     #[cold]
-    fn absorb_long(&self, state: [u32; 8], absorbed: usize) -> [u32; 8] {
+    fn absorb_long(&self, state: &mut [u32; 8], absorbed: usize) {
         let (blocks, rest) = self.bytes.as_chunks::<BLOCK>();
         let mut last = [[0; BLOCK]; 2];
         let bytes = last.as_flattened_mut();
@@ -133,14 +154,22 @@ impl<'a> Message<'a> {
         // Where the length does not fit behind the message, one more block takes it.
         let used = if rest.len() <= MAX_SINGLE { 1 } else { 2 };
         put_length(&mut last[used - 1], absorbed + self.bytes.len());
-        compress(compress(state, blocks), &last[..used])
+        compress256(state, blocks);
+        compress256(state, &last[..used]);
     }
 }
 
+/// Pads a message in a block of zeros. The whole vectors come last: the compression needs them first,
+/// and has to wait for a vector that was written in pieces.
 #[inline]
-fn compress(mut state: [u32; 8], blocks: &[[u8; BLOCK]]) -> [u32; 8] {
-    compress256(&mut state, blocks);
-    state
+fn pad(block: &mut [u8; BLOCK], bytes: &[u8], absorbed: usize) {
+    let (whole, rest) = bytes.as_chunks::<16>();
+    block[bytes.len() - rest.len()..bytes.len()].copy_from_slice(rest);
+    block[bytes.len()] = 0x80;
+    put_length(block, absorbed + bytes.len());
+    for (to, from) in block.as_chunks_mut().0.iter_mut().zip(whole) {
+        *to = *from;
+    }
 }
 
 /// Ends a padded block with the length of the whole message, in bits.
@@ -149,12 +178,11 @@ fn put_length(block: &mut [u8; BLOCK], bytes: usize) {
     *block.last_chunk_mut().expect("a block is longer") = (8 * bytes as u64).to_be_bytes();
 }
 
-/// Writes a state to the start of a buffer, two words at a time: whoever reads the digest reads it in
-/// words of that width, and a wider load than the store before it has to wait for memory.
+/// Writes a state to the start of a buffer.
 #[inline]
-fn put_state(buffer: &mut [u8], state: [u32; 8]) {
-    for (bytes, [high, low]) in buffer.as_chunks_mut::<8>().0.iter_mut().zip(state.as_chunks().0) {
-        *bytes = (u64::from(*high) << 32 | u64::from(*low)).to_be_bytes();
+fn put_state(buffer: &mut [u8], state: &[u32; 8]) {
+    for (bytes, word) in buffer.as_chunks_mut::<4>().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
     }
 }
 
@@ -180,16 +208,16 @@ mod tests {
     }
 
     fn our_hmac(key: &[u8], message: &[u8]) -> [u8; DIGEST] {
-        HmacKey::new(key).authenticate(&Message::new(message))
+        HmacKey::new(key).authenticate(&Message::new(message, &mut Blocks::empty()))
     }
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn sha256(message: &Message<'_>) -> [u8; DIGEST] {
+    fn our_sha256(message: &[u8]) -> [u8; DIGEST] {
         let mut digest = [0; DIGEST];
-        message.sha256(&mut digest);
+        Message::new(message, &mut Blocks::empty()).sha256(&mut digest);
         digest
     }
 
@@ -203,7 +231,7 @@ mod tests {
             let text = |field: &str| vector[field].as_str().expect("a text");
             let (secret, key) = (text("secret").as_bytes(), text("key").as_bytes());
             assert_eq!(hex(&our_hmac(secret, key)), text("hmac_sha256"), "{vector}");
-            assert_eq!(hex(&sha256(&Message::new(key))), text("sha256"), "{vector}");
+            assert_eq!(hex(&our_sha256(key)), text("sha256"), "{vector}");
         }
     }
 
@@ -259,7 +287,7 @@ mod tests {
         let bytes: Vec<u8> = (0..300).map(|index| (index * 7 % 251) as u8).collect();
         for length in 0..=bytes.len() {
             let (message, key) = (&bytes[..length], &bytes[300 - length..]);
-            assert_eq!(sha256(&Message::new(message)), reference_sha256(message), "{length}");
+            assert_eq!(our_sha256(message), reference_sha256(message), "{length}");
             for key in [key, b"short"] {
                 assert_eq!(our_hmac(key, message), reference_hmac(key, message), "{length}");
             }
@@ -268,12 +296,15 @@ mod tests {
 
     #[test]
     fn one_message_can_be_hashed_several_times() {
-        let message = Message::new(b"lxk_");
+        let mut blocks = Blocks::empty();
+        let message = Message::new(b"lxk_", &mut blocks);
         let (one, other) = (HmacKey::new(b"one"), HmacKey::new(b"other"));
         for _ in 0..2 {
             assert_eq!(one.authenticate(&message), reference_hmac(b"one", b"lxk_"));
             assert_eq!(other.authenticate(&message), reference_hmac(b"other", b"lxk_"));
-            assert_eq!(sha256(&message), reference_sha256(b"lxk_"));
+            let mut digest = [0; DIGEST];
+            message.sha256(&mut digest);
+            assert_eq!(digest, reference_sha256(b"lxk_"));
         }
     }
 
@@ -286,7 +317,7 @@ mod tests {
             message in vec(any::<u8>(), 0..300),
         ) {
             prop_assert_eq!(our_hmac(&key, &message), reference_hmac(&key, &message));
-            prop_assert_eq!(sha256(&Message::new(&message)), reference_sha256(&message));
+            prop_assert_eq!(our_sha256(&message), reference_sha256(&message));
         }
     }
 }

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-use crate::hmac::{HmacKey, Message};
+use crate::hmac::{Blocks, HmacKey, Message};
 use crate::secret::{SecretRing, ServerSecret};
 
 /// What every key begins with.
@@ -53,7 +53,8 @@ impl ApiKey {
         let mut text = Zeroizing::new([0; TAGGED_LENGTH]);
         text[..KEY_PREFIX.len()].copy_from_slice(KEY_PREFIX.as_bytes());
         fill_base62(&mut text[KEY_PREFIX.len()..SIGNED_LENGTH])?;
-        let tag = tag(secret.tag_key(), &Message::new(&text[..SIGNED_LENGTH]));
+        let tag =
+            tag(secret.tag_key(), &Message::new(&text[..SIGNED_LENGTH], &mut Blocks::empty()));
         text[SIGNED_LENGTH..].copy_from_slice(&tag);
         // One allocation of the exact size: a buffer that grows would leave copies behind.
         let text: Box<str> = str::from_utf8(&*text).expect("base62 is ASCII").into();
@@ -161,8 +162,12 @@ impl<'a> PresentedKey<'a> {
 
     /// Whether a secret of the ring made the tag. Every secret is tried, in constant time.
     pub(crate) fn tag_is_valid(&self, ring: &SecretRing) -> Choice {
-        let (signed, presented) = self.text.split_last_chunk().expect("a tagged key is longer");
-        let (signed, presented) = (Message::new(signed), u64::from_ne_bytes(*presented));
+        let parts = self.text.split_first_chunk::<SIGNED_LENGTH>();
+        let parts = parts.and_then(|(signed, tag)| Some((signed, tag.first_chunk()?)));
+        let (signed, presented) = parts.expect("a tagged key has this length");
+        let mut blocks = Blocks::empty();
+        let signed = Message::new(signed, &mut blocks);
+        let presented = u64::from_ne_bytes(*presented);
         let mut valid = Choice::from(0);
         for secret in ring.secrets() {
             valid |= u64::from_ne_bytes(tag(secret.tag_key(), &signed)).ct_eq(&presented);

@@ -9,7 +9,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::hmac::{HmacKey, Message};
+use crate::hmac::{Blocks, HmacKey, Message};
 use crate::key::{EntropyError, fill_random};
 
 /// Environment variable that holds the current secret.
@@ -127,7 +127,7 @@ impl fmt::Debug for ServerSecret {
 /// section 4). No label begins with `lxk_`, so a subkey is never the hash of a key.
 fn subkey(secret: &HmacKey, purpose: &str) -> Zeroizing<[u8; 32]> {
     let label = format!("lexikon-auth v1 {purpose}");
-    Zeroizing::new(secret.authenticate(&Message::new(label.as_bytes())))
+    Zeroizing::new(secret.authenticate(&Message::new(label.as_bytes(), &mut Blocks::empty())))
 }
 
 fn check_strength(name: &str, secret: &[u8]) -> Result<(), SecretError> {
