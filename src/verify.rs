@@ -85,9 +85,9 @@ impl<S: KeyLookup> Verifier<S> {
         &'a self,
         presented: &'a (impl AsRef<[u8]> + ?Sized),
     ) -> impl Future<Output = Result<VerifiedKey, VerifyError>> + Send + 'a {
-        let key = PresentedKey::parse(presented);
+        let presented = presented.as_ref();
         async move {
-            let key = key.map_err(Refusal::Malformed)?;
+            let key = PresentedKey::parse(presented).map_err(Refusal::Malformed)?;
             let mut candidates = Candidates::none();
             self.fill(&mut candidates, &key)?;
             let found = self.store.find(&candidates).await.map_err(VerifyError::Unavailable)?;
