@@ -163,11 +163,13 @@ impl<'a> Message<'a> {
 /// and has to wait for a vector that was written in pieces.
 #[inline]
 fn pad(block: &mut [u8; BLOCK], bytes: &[u8], absorbed: usize) {
-    let (whole, rest) = bytes.as_chunks::<16>();
-    block[bytes.len() - rest.len()..bytes.len()].copy_from_slice(rest);
+    match bytes.last_chunk::<16>() {
+        Some(last) => block[bytes.len() - last.len()..bytes.len()].copy_from_slice(last),
+        None => block[..bytes.len()].copy_from_slice(bytes),
+    }
     block[bytes.len()] = 0x80;
     put_length(block, absorbed + bytes.len());
-    for (to, from) in block.as_chunks_mut().0.iter_mut().zip(whole) {
+    for (to, from) in block.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks::<16>().0) {
         *to = *from;
     }
 }
