@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use subtle::ConstantTimeEq;
 
 use crate::hash::{HashFormat, KeyHash};
-use crate::hmac::{DIGEST, HmacKey, Message};
+use crate::hmac::{Blocks, DIGEST, HmacKey, Message};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 
 /// The layout. An entry of another one is not read.
@@ -27,7 +27,7 @@ impl Entry {
     pub(super) fn encode(&self, key: &HmacKey) -> Vec<u8> {
         let mut bytes = self.record.hash.as_bytes().to_vec();
         write(self, &mut bytes);
-        let mac = key.authenticate(&Message::new(&bytes));
+        let mac = key.authenticate(&Message::new(&bytes, &mut Blocks::empty()));
         bytes.drain(..DIGEST);
         bytes.extend(mac);
         bytes
@@ -41,7 +41,8 @@ impl Entry {
     ) -> Option<Self> {
         let (body, mac) = bytes.split_last_chunk::<DIGEST>()?;
         let signed = [hash.as_bytes(), body].concat();
-        let signed = Message::new(&signed);
+        let mut blocks = Blocks::empty();
+        let signed = Message::new(&signed, &mut blocks);
         let is_of = |key: &HmacKey| key.authenticate(&signed).ct_eq(mac).into();
         keys.into_iter().any(is_of).then(|| read(*hash, body))?
     }
@@ -256,7 +257,7 @@ mod tests {
         let mut bytes = entry.record.hash.as_bytes().to_vec();
         write(&entry, &mut bytes);
         bytes[DIGEST] = VERSION + 1;
-        let mac = key.authenticate(&Message::new(&bytes));
+        let mac = key.authenticate(&Message::new(&bytes, &mut Blocks::empty()));
         bytes.extend(mac);
         assert_eq!(Entry::decode(&bytes[DIGEST..], &entry.record.hash, [&key]), None);
     }
