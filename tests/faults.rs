@@ -164,7 +164,7 @@ async fn a_cache_goes_on_for_a_while_and_no_longer() {
         assert!(revoked.elapsed() < LONG, "the short age is the bound");
     };
     assert!(matches!(refused, VerifyError::Unavailable(_)), "not a wrong no: {refused:?}");
-    assert!(!follower.is_connected());
+    follower.lost().await;
     proxy.set(Mode::Forward);
     follower.connected().await;
     let error = loop {
