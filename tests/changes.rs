@@ -113,9 +113,13 @@ async fn what_anybody_changes_is_seen() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_decision_depends_on_is_not_reported() {
     let scene = Scene::new().await;
-    let (one, other) = (scene.issue().await, scene.issue().await);
-    scene.eventually(&one, "accepted").await;
-    scene.eventually(&other, "accepted").await;
+    let (one, other, last) = (scene.issue().await, scene.issue().await, scene.issue().await);
+    // When this change has arrived, all before it have.
+    assert_eq!(scene.verify(&last).await, "accepted");
+    scene.manager.revoke(&last.record.id, None).await.unwrap();
+    scene.eventually(&last, "revoked").await;
+    assert_eq!(scene.verify(&one).await, "accepted");
+    assert_eq!(scene.verify(&other).await, "accepted");
     let loads = scene.store.loads();
     // The service does this with every request.
     scene.run("UPDATE api_keys SET last_used_at = now()").await;

@@ -277,3 +277,33 @@ async fn a_server_that_is_not_there_is_unavailable() {
     let error = PostgresStore::connect(options).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
 }
+
+#[tokio::test]
+async fn connections_kept_for_the_next_statement_come_back() {
+    let options = service().await;
+    let pool = PgPoolOptions::new().max_connections(3).connect_with(options).await.unwrap();
+    let store = PostgresStore::with_pool(pool.clone(), Duration::from_secs(60)).await.unwrap();
+    let verifier = Verifier::new(store, ring());
+    _ = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap();
+    // The application wants all of its connections.
+    let all = [pool.acquire().await, pool.acquire().await, pool.acquire().await];
+    assert!(all.iter().all(Result::is_ok));
+    drop(all);
+    _ = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap();
+    pool.close().await;
+    let error = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap_err();
+    assert!(matches!(error, VerifyError::Unavailable(_)), "{error:?}");
+}
+
+#[test]
+fn a_store_may_outlive_the_runtime_that_it_was_used_on() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime.block_on(async {
+        let store = connect(&service().await).await;
+        let verifier = Verifier::new(store.clone(), ring());
+        _ = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap();
+        store
+    });
+    drop(runtime);
+    drop(store);
+}

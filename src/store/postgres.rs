@@ -19,14 +19,14 @@ use sqlx::postgres::{
 use sqlx::query::Query;
 use sqlx::{Connection, SqlStr};
 
-use self::connection::{Lease, limited, unavailable};
+use self::connection::{Connections, limited, unavailable};
 pub use self::feed::PostgresFeed;
 use self::row::{Timestamp, read_record};
 use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements};
 use super::sql::{constant, counts, earliest, found, knows, require_secrets};
 use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
-use crate::hash::{Candidates, HashFormat, KeyHash};
+use crate::hash::{Candidates, HashFormat};
 use crate::record::{KeyId, KeyRecord, OwnerId};
 use crate::secret::{SecretRing, ServerSecret};
 
@@ -49,11 +49,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// ```
 #[derive(Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    connections: Connections,
     patience: Duration,
     schema: Schema,
     statements: Arc<Statements>,
-    find: SqlStr,
+    /// The look-ups for one candidate, for two, and so on.
+    find: Arc<[SqlStr]>,
     record_usage: SqlStr,
 }
 
@@ -82,8 +83,9 @@ impl PostgresStore {
     /// # Errors
     /// Those of [`connect`](Self::connect).
     pub async fn with_pool(pool: PgPool, patience: Duration) -> Result<Self, StoreError> {
-        let schema = schema::recognise_or_create(&pool, patience).await?;
-        Ok(Self::on(pool, patience, schema))
+        let connections = Connections::new(pool);
+        let schema = schema::recognise_or_create(&connections, patience).await?;
+        Ok(Self::on(connections, patience, schema))
     }
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
@@ -101,8 +103,8 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::Unavailable`] when the lock was not to be had: try again.
     pub async fn extend_schema(self) -> Result<Self, StoreError> {
-        let schema = schema::extend(&self.pool, self.patience, self.schema).await?;
-        Ok(Self::on(self.pool, self.patience, schema))
+        let schema = schema::extend(&self.connections, self.patience, self.schema).await?;
+        Ok(Self::on(self.connections, self.patience, schema))
     }
 
     /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
@@ -135,13 +137,13 @@ impl PostgresStore {
             return Ok(());
         }
         limited(self.patience, async {
-            let mut lease = Lease::from(&self.pool).await?;
-            let known = sqlx::query_scalar(SELECT_SECRETS).fetch_all(&mut *lease.connection).await;
+            let mut lease = self.connections.lease().await?;
+            let known = sqlx::query_scalar(SELECT_SECRETS).fetch_all(&mut *lease).await;
             if knows(ring.current(), &known.map_err(unavailable)?)?.is_some() {
                 lease.end();
                 return Ok(());
             }
-            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            let mut transaction = lease.begin().await.map_err(unavailable)?;
             // Of several instances that start with different secrets, the first one decides.
             schema::take_turns(&mut transaction).await?;
             let known = sqlx::query_scalar(SELECT_SECRETS).fetch_all(&mut *transaction).await;
@@ -169,17 +171,23 @@ impl PostgresStore {
     /// are reported by triggers that a new schema has, and that
     /// [`extend_schema`](Self::extend_schema) adds. The feed holds one connection of its own.
     pub fn changes(&self) -> PostgresFeed {
-        PostgresFeed::new(self.pool.connect_options(), self.patience)
+        PostgresFeed::new(self.connections.pool().connect_options(), self.patience)
     }
 
     /// Closes all connections, once the calls that are under way have ended.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.connections.pool().close().await;
     }
 
-    fn on(pool: PgPool, patience: Duration, schema: Schema) -> Self {
+    fn on(connections: Connections, patience: Duration, schema: Schema) -> Self {
         let statements = Statements::new(schema, "-infinity", "k.id COLLATE \"C\"");
-        let find = statements.select("WHERE k.key_hash = ANY($1)");
+        // Not one array: for an array of unknown length the server expects ten elements, finds a plan
+        // made for the actual ones cheaper, and plans anew with every statement.
+        let find = |count| {
+            let others: String = (2..=count).map(|number| format!(", ${number}")).collect();
+            statements.select(&format!("WHERE k.key_hash = ANY(ARRAY[$1{others}])"))
+        };
+        let find = (1..=Candidates::MAX).map(find).collect();
         // In order of id, so that instances that write the same rows do not deadlock.
         let format = if schema.has_details {
             ", hash_format = coalesce(k.hash_format, b.hash_format)"
@@ -193,13 +201,13 @@ impl PostgresStore {
              UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, b.at){format} \
              FROM batch b JOIN locked l ON l.id = b.id WHERE k.id = b.id"
         ));
-        Self { pool, patience, schema, statements: Arc::new(statements), find, record_usage }
+        Self { connections, patience, schema, statements: Arc::new(statements), find, record_usage }
     }
 
     async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
         limited(self.patience, async {
-            let mut lease = Lease::from(&self.pool).await?;
-            let done = query.execute(&mut *lease.connection).await;
+            let mut lease = self.connections.lease().await?;
+            let done = query.execute(&mut *lease).await;
             lease.end();
             Ok(done.map_err(unavailable)?.rows_affected())
         })
@@ -211,8 +219,8 @@ impl PostgresStore {
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, StoreError> {
         limited(self.patience, async {
-            let mut lease = Lease::from(&self.pool).await?;
-            let rows = query.fetch_all(&mut *lease.connection).await;
+            let mut lease = self.connections.lease().await?;
+            let rows = query.fetch_all(&mut *lease).await;
             lease.end();
             rows.map_err(unavailable)
         })
@@ -259,7 +267,7 @@ impl PostgresStore {
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let options = self.pool.connect_options();
+        let options = self.connections.pool().connect_options();
         let mut debug = f.debug_struct("PostgresStore");
         debug.field("host", &options.get_host()).field("database", &options.get_database());
         debug.finish_non_exhaustive()
@@ -269,8 +277,9 @@ impl fmt::Debug for PostgresStore {
 impl KeyLookup for PostgresStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let hashes = candidates.as_slice();
-        let texts: Vec<_> = hashes.iter().map(KeyHash::to_hex).collect();
-        let rows = self.fetch(sqlx::query(self.find.clone()).bind(texts)).await?;
+        let find = sqlx::query(self.find[hashes.len() - 1].clone());
+        let find = hashes.iter().fold(find, |find, hash| find.bind(hash.to_hex()));
+        let rows = self.fetch(find).await?;
         let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
         Ok(earliest(hashes, records).map(Arc::new))
     }
@@ -279,8 +288,8 @@ impl KeyLookup for PostgresStore {
 impl KeyStore for PostgresStore {
     async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
         limited(self.patience, async {
-            let mut lease = Lease::from(&self.pool).await?;
-            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            let mut lease = self.connections.lease().await?;
+            let mut transaction = lease.begin().await.map_err(unavailable)?;
             self.insert_in(&mut transaction, record).await?;
             transaction.commit().await.map_err(unavailable)?;
             lease.end();
@@ -339,8 +348,8 @@ impl KeyStore for PostgresStore {
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
         limited(self.patience, async {
-            let mut lease = Lease::from(&self.pool).await?;
-            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            let mut lease = self.connections.lease().await?;
+            let mut transaction = lease.begin().await.map_err(unavailable)?;
             // Two rotations of one key take turns, and the second sees what the first did.
             let old = sqlx::query(self.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
                 .bind(id.to_string())
@@ -394,9 +403,9 @@ impl KeyStore for PostgresStore {
 
     async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
         limited(self.patience, async {
-            let mut lease = Lease::from(&self.pool).await?;
+            let mut lease = self.connections.lease().await?;
             let query = sqlx::query_as(self.statements.count_by_format.clone());
-            let answer = query.fetch_one(&mut *lease.connection).await;
+            let answer = query.fetch_one(&mut *lease).await;
             lease.end();
             Ok(counts(answer.map_err(unavailable)?))
         })

@@ -1,36 +1,146 @@
 //! Leases of connections, and what an error of the database means.
 
-use std::time::Duration;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgPool, Postgres};
-use tokio::time::timeout;
+use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
 
 use crate::error::StoreError;
 
-/// A connection from the pool. Unless its work [ended](Self::end), it is closed and not returned: an
-/// answer may still be on its way to whoever had it next.
+/// How long a connection waits for its next statement before it goes back to the pool.
+const KEPT: Duration = Duration::from_millis(50);
+/// How long a connection stays away from the pool, whose limits of age it is to obey.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// Connections of a pool, some of them kept for the next statement: with every return the pool asks the
+/// server for a sign of life, which doubles the round trips of a verification.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pool: PgPool,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    /// Whether a task is there to give them back.
+    is_swept: bool,
+}
+
+/// A connection that nobody uses.
+struct Idle {
+    connection: PoolConnection<Postgres>,
+    /// When it was taken from the pool.
+    taken_at: Instant,
+    idle_since: Instant,
+}
+
+impl Connections {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool, kept: Arc::default() }
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub(super) async fn lease(&self) -> Result<Lease, StoreError> {
+        let kept = lock(&self.kept).idle.pop().filter(|_| !self.pool.is_closed());
+        let (connection, taken_at) = match kept {
+            Some(Idle { connection, taken_at, .. }) => (connection, taken_at),
+            None => (self.pool.acquire().await.map_err(unavailable)?, Instant::now()),
+        };
+        Ok(Lease { connections: self.clone(), connection: Some(connection), taken_at })
+    }
+
+    /// Keeps a connection, unless somebody may be waiting for it or it has been away for long.
+    fn keep(&self, connection: PoolConnection<Postgres>, taken_at: Instant) {
+        let is_wanted = self.pool.num_idle() == 0
+            && self.pool.size() == self.pool.options().get_max_connections();
+        let Ok(runtime) = Handle::try_current() else { return };
+        if is_wanted || taken_at.elapsed() > AWAY {
+            return;
+        }
+        let mut kept = lock(&self.kept);
+        kept.idle.push(Idle { connection, taken_at, idle_since: Instant::now() });
+        if !kept.is_swept {
+            kept.is_swept = true;
+            runtime.spawn(sweep(Arc::downgrade(&self.kept)));
+        }
+    }
+}
+
+/// Gives back what is not used any more, until nothing is kept.
+async fn sweep(kept: Weak<Mutex<Kept>>) {
+    loop {
+        sleep(KEPT).await;
+        let Some(kept) = kept.upgrade() else { return };
+        let mut kept = lock(&kept);
+        let unused = |idle: &mut Idle| idle.idle_since.elapsed() >= KEPT;
+        // Dropped, a connection goes back to its pool.
+        kept.idle.extract_if(.., unused).for_each(drop);
+        if kept.idle.is_empty() {
+            kept.is_swept = false;
+            return;
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // A pool takes connections back in a task of its own, and panics without a runtime. Where there
+        // is none any more, the process is about to end, and its connections with it.
+        if Handle::try_current().is_err() {
+            self.idle.drain(..).for_each(|idle| std::mem::forget(idle.connection));
+        }
+    }
+}
+
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    // Nothing panics while the lock is held.
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection for some statements. Unless their work [ended](Self::end), it is closed and nobody gets
+/// it again: an answer may still be on its way.
 pub(super) struct Lease {
-    pub(super) connection: PoolConnection<Postgres>,
-    ended: bool,
+    connections: Connections,
+    /// Until the lease has ended.
+    connection: Option<PoolConnection<Postgres>>,
+    taken_at: Instant,
 }
 
 impl Lease {
-    pub(super) async fn from(pool: &PgPool) -> Result<Self, StoreError> {
-        let connection = pool.acquire().await.map_err(unavailable)?;
-        Ok(Self { connection, ended: false })
-    }
-
     pub(super) fn end(mut self) {
-        self.ended = true;
+        if let Some(connection) = self.connection.take() {
+            self.connections.keep(connection, self.taken_at);
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.ended {
-            self.connection.close_on_drop();
+        if let Some(connection) = &mut self.connection {
+            connection.close_on_drop();
         }
+    }
+}
+
+impl Deref for Lease {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.connection.as_ref().expect("the lease has not ended")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("the lease has not ended")
     }
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sqlx::Connection;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgConnection;
 
-use super::connection::{Lease, limited, unavailable};
+use super::connection::{Connections, limited, unavailable};
 use crate::error::StoreError;
 use crate::store::sql::{CREATE_SECRETS, SECRETS, Schema};
 
@@ -113,17 +113,17 @@ pub(super) async fn take_turns(transaction: &mut PgConnection) -> Result<(), Sto
 
 /// Finds out which schema a database has, and creates one where it has none.
 pub(super) async fn recognise_or_create(
-    pool: &PgPool,
+    connections: &Connections,
     patience: Duration,
 ) -> Result<Schema, StoreError> {
     limited(patience, async {
-        let mut lease = Lease::from(pool).await?;
-        if !is_empty(&mut lease.connection).await? {
-            let schema = recognise(&mut lease.connection).await;
+        let mut lease = connections.lease().await?;
+        if !is_empty(&mut lease).await? {
+            let schema = recognise(&mut lease).await;
             lease.end();
             return schema;
         }
-        let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+        let mut transaction = lease.begin().await.map_err(unavailable)?;
         take_turns(&mut transaction).await?;
         // Another instance may have been faster.
         if is_empty(&mut transaction).await? {
@@ -141,17 +141,17 @@ pub(super) async fn recognise_or_create(
 
 /// Adds the parts of the extension that are missing.
 pub(super) async fn extend(
-    pool: &PgPool,
+    connections: &Connections,
     patience: Duration,
     schema: Schema,
 ) -> Result<Schema, StoreError> {
-    if limited(patience, is_extended(pool, schema)).await? {
+    if limited(patience, is_extended(connections, schema)).await? {
         return Ok(schema);
     }
     for part in EXTEND {
         limited(patience, async {
-            let mut lease = Lease::from(pool).await?;
-            let mut transaction = lease.connection.begin().await.map_err(unavailable)?;
+            let mut lease = connections.lease().await?;
+            let mut transaction = lease.begin().await.map_err(unavailable)?;
             // Whoever has to wait for a lock keeps everybody waiting who comes after.
             let timeout = sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'");
             timeout.execute(&mut *transaction).await.map_err(unavailable)?;
@@ -166,9 +166,9 @@ pub(super) async fn extend(
     Ok(Schema { has_details: true, has_secrets: true, ..schema })
 }
 
-async fn is_extended(pool: &PgPool, schema: Schema) -> Result<bool, StoreError> {
-    let mut lease = Lease::from(pool).await?;
-    let reports = reports_changes(&mut lease.connection).await?;
+async fn is_extended(connections: &Connections, schema: Schema) -> Result<bool, StoreError> {
+    let mut lease = connections.lease().await?;
+    let reports = reports_changes(&mut lease).await?;
     lease.end();
     Ok(reports && schema.has_details && schema.has_secrets)
 }
