@@ -1,9 +1,13 @@
 //! What the groups share: the unit, secrets, stores full of keys, and the answer of a future that
 //! never waits.
 
+use std::error::Error;
+use std::fs;
 use std::future::Future;
 use std::pin::pin;
+use std::process::Command;
 use std::task::{Context, Poll, Waker};
+use std::thread::available_parallelism;
 use std::time::{Duration, SystemTime};
 
 use lexikon_auth::{
@@ -191,4 +195,28 @@ const BASE64URL: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 fn text(alphabet: &[u8], length: usize, rng: &mut StdRng) -> String {
     let character = |_| char::from(*alphabet.choose(rng).expect("an alphabet has characters"));
     "lxk_".chars().chain((0..length).map(character)).collect()
+}
+
+/// Processor, cores, compiler and date, for a line of text.
+pub fn machine() -> Result<String, Box<dyn Error>> {
+    let output = |program: &str, argument: &str| -> Result<String, Box<dyn Error>> {
+        let output = Command::new(program).arg(argument).output()?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    };
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(": ")).map_or("", |(_, value)| value)
+    };
+    let has_sha = field("flags").split(' ').any(|flag| flag == "sha_ni");
+    let model = format!("model {}", field("model\t"));
+    let sha = if has_sha { "with SHA extensions" } else { "without SHA extensions" };
+    let compiler = output("rustc", "--version")?;
+    let compiler = compiler.split(" (").next().unwrap_or_default();
+    Ok(format!(
+        "{} ({model}, {sha}), {} cores, {compiler}, {}",
+        field("model name"),
+        available_parallelism()?,
+        output("date", "+%F")?,
+    ))
 }

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::thread::available_parallelism;
 
-use lexikon_auth_benches::UNIT;
+use lexikon_auth_benches::{UNIT, machine};
 use serde_json::Value;
 
 pub struct Run {
@@ -66,28 +64,4 @@ fn folders(path: &Path) -> Result<Vec<std::path::PathBuf>, Box<dyn Error>> {
         }
     }
     Ok(folders)
-}
-
-/// Processor, cores, compiler and date, for a line of text.
-fn machine() -> Result<String, Box<dyn Error>> {
-    let output = |program: &str, argument: &str| -> Result<String, Box<dyn Error>> {
-        let output = Command::new(program).arg(argument).output()?;
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-    };
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
-    let field = |name: &str| {
-        let line = cpuinfo.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(": ")).map_or("", |(_, value)| value)
-    };
-    let has_sha = field("flags").split(' ').any(|flag| flag == "sha_ni");
-    let model = format!("model {}", field("model\t"));
-    let sha = if has_sha { "with SHA extensions" } else { "without SHA extensions" };
-    let compiler = output("rustc", "--version")?;
-    let compiler = compiler.split(" (").next().unwrap_or_default();
-    Ok(format!(
-        "{} ({model}, {sha}), {} cores, {compiler}, {}",
-        field("model name"),
-        available_parallelism()?,
-        output("date", "+%F")?,
-    ))
 }
