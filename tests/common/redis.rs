@@ -34,9 +34,9 @@ impl RedisServer {
 
     /// Sends a signal to the server itself: `KILL`, `STOP`, `CONT`.
     pub fn signal(&self, signal: &str) {
-        let process = self.process.to_string();
-        let kill = Command::new("kill").args([&format!("-{signal}"), &process]).status();
-        assert!(kill.unwrap().success(), "kill -{signal}");
+        let kill = format!("kill -{signal} {}", self.process);
+        let done = Command::new("sh").args(["-c", &kill]).status();
+        assert!(done.unwrap().success(), "{kill}");
     }
 
     /// Starts another, empty one in its place, after it was killed.

@@ -101,7 +101,7 @@ impl RedisServer {
     }
 
     pub fn signal(&self, signal: &str) -> Result<(), Failure> {
-        Command::new("kill").args([&format!("-{signal}"), &self.process]).status()?;
+        Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.process)]).status()?;
         Ok(())
     }
 }
