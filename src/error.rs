@@ -93,6 +93,9 @@ pub enum StoreError {
     /// The key is revoked or past its expiry, so it cannot be rotated.
     #[error("key {0} is revoked or has expired; issue a new one instead")]
     NotInForce(KeyId),
+    /// The key has got another owner, other scopes or another expiry since it was read.
+    #[error("key {0} was changed at the same time; try again")]
+    Changed(KeyId),
     /// The store cannot be written to.
     #[error("the store is read-only; check its permissions and how it was opened")]
     ReadOnly(#[source] Box<dyn StdError + Send + Sync>),

@@ -55,10 +55,12 @@ async fn run<S: KeyStore>(
     loop {
         // An elapsed timeout is the ordinary case: the interval is over.
         let _ = timeout(interval, verifier.flush_wanted()).await;
+        // Before the flush: what is noted while one runs is left for another.
+        let is_last = stopping.load(Ordering::Acquire);
         if let Err(error) = verifier.flush().await {
             warn!(%error, "last uses and hash upgrades could not be written; they are kept");
         }
-        if stopping.load(Ordering::Acquire) {
+        if is_last {
             return;
         }
     }

@@ -155,21 +155,21 @@ impl<S: KeyStore> KeyManager<S> {
     ///
     /// # Errors
     /// `ManageError::Store(StoreError::NotFound(_))`; `ManageError::Store(StoreError::NotInForce(_))`
-    /// for a key that is revoked or has expired; [`ManageError::Invalid`] for an expiry that is not in
+    /// for a key that is revoked or has expired; `ManageError::Store(StoreError::Changed(_))` when its
+    /// owner, scopes or expiry changed at the same time, and it can be tried again;
+    /// [`ManageError::Invalid`] for an expiry that is not in
     /// the future, or an expiry or overlap that ends after the year 9999.
     pub async fn rotate(&self, id: &KeyId, rotation: Rotation) -> Result<IssuedKey, ManageError> {
         let old = self.store.find_by_id(id).await?.ok_or(StoreError::NotFound(id.clone()))?;
         let now = self.now();
-        if old.is_expired(now) {
-            return Err(StoreError::NotInForce(id.clone()).into());
-        }
+        old.check_rotation(&old, now)?;
         let expires_at = rotation.expires_at.or(old.expires_at);
         let (owner, name, scopes) = (old.owner.clone(), old.name.clone(), old.scopes.clone());
         let issued = self.draw(NewKey { owner, name, scopes, expires_at })?;
         let old_expires_at =
             now.checked_add(rotation.overlap).and_then(|date| check_date(date).ok());
         let old_expires_at = old_expires_at.ok_or(INVALID_OVERLAP)?;
-        self.store.rotate(id, now, old_expires_at, &issued.record).await?;
+        self.store.rotate(&old, now, old_expires_at, &issued.record).await?;
         Ok(issued)
     }
 

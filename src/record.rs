@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
+use crate::error::StoreError;
 use crate::hash::{HashFormat, KeyHash};
 use crate::key::{EntropyError, fill_random};
 use crate::scopes::Scopes;
@@ -221,6 +222,19 @@ impl KeyRecord {
     /// Whether the key is past its expiry at `now`. A key expires at the very instant of its date.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+
+    /// Whether a successor of the key in force at `now`, made from what `read` said, takes over neither
+    /// more nor less than the key has by now.
+    pub(crate) fn check_rotation(&self, read: &Self, now: SystemTime) -> Result<(), StoreError> {
+        if self.is_revoked() || self.is_expired(now) {
+            return Err(StoreError::NotInForce(self.id.clone()));
+        }
+        let rights = |key: &Self| (key.owner.clone(), key.scopes.clone(), key.expires_at);
+        if rights(self) != rights(read) {
+            return Err(StoreError::Changed(self.id.clone()));
+        }
+        Ok(())
     }
 
     /// Whether the key has been revoked.

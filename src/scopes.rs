@@ -1,5 +1,6 @@
 //! Scopes: what a key may do.
 
+use std::collections::HashSet;
 use std::fmt;
 
 /// The scope that satisfies every other.
@@ -26,12 +27,9 @@ pub struct Scopes(Box<str>);
 impl Scopes {
     /// Reads a comma-separated list. Every text is one; what it does not name is not granted.
     pub fn parse(text: &str) -> Self {
-        let mut names: Vec<&str> = Vec::new();
-        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let mut seen = HashSet::new();
+        let names: Vec<&str> = names.filter(|&name| seen.insert(name)).collect();
         Self(names.join(",").into())
     }
 

@@ -20,7 +20,7 @@ const PREVIOUS: &str = "API_KEY_SECRET_PREVIOUS";
 /// Shortest secret that is taken, in bytes: the output size of SHA-256, as RFC 2104 section 3 asks.
 const MIN_LENGTH: usize = 32;
 /// Fewest different bytes that a secret may hold. Of 32 random hex digits, fewer than 8 differ less
-/// than once in 10^8 draws.
+/// than once in 10^7 draws.
 const MIN_DISTINCT: usize = 8;
 /// Longest secret file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;

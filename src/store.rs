@@ -158,15 +158,20 @@ pub trait KeyStore: KeyLookup {
         reason: Option<&str>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Adds `successor`, and lets the key with this id expire at `old_expires_at` unless it expires
-    /// earlier. Both or neither.
+    /// Adds `successor`, and lets the key `old` expire at `old_expires_at` unless it expires earlier.
+    /// Both or neither.
+    ///
+    /// `old` is the record that the successor was made from. Where the stored one has another owner,
+    /// other scopes or another expiry by now, nothing is done: the successor would bring back what was
+    /// taken away.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::NotInForce`] when the old key is revoked or past its
-    /// expiry at `now`; those of [`insert`](KeyStore::insert).
+    /// expiry at `now`; [`StoreError::Changed`] when it is not as it was read; those of
+    /// [`insert`](KeyStore::insert).
     fn rotate(
         &self,
-        id: &KeyId,
+        old: &KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &KeyRecord,

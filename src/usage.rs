@@ -120,11 +120,11 @@ impl WriteBehind {
         // After the note: a flush that begins a new round before this load has yet to read the note.
         let round = self.round.load(Ordering::SeqCst);
         if record.pending_use.queued_in.load(Ordering::SeqCst) != round {
-            self.enqueue(record, round);
+            self.enqueue(record, round, true);
         }
     }
 
-    fn enqueue(&self, record: &Arc<KeyRecord>, round: u32) {
+    fn enqueue(&self, record: &Arc<KeyRecord>, round: u32, wakes: bool) {
         let shard = self.hasher.hash_one(&record.id) as usize % SHARDS;
         let mut used = lock(&self.used[shard].0);
         if let Some(ById(waiting)) = used.get(&record.id) {
@@ -139,10 +139,14 @@ impl WriteBehind {
         }
         used.replace(ById(record.clone()));
         record.pending_use.queued_in.store(round, Ordering::SeqCst);
-        #[cfg(feature = "tokio")]
-        if used.len() == SHARD_CAPACITY / 2 {
-            self.wake.notify_one();
+        if wakes && used.len() == SHARD_CAPACITY / 2 {
+            self.wake_flusher();
         }
+    }
+
+    fn wake_flusher(&self) {
+        #[cfg(feature = "tokio")]
+        self.wake.notify_one();
     }
 
     /// Notes that a hash is to be replaced. Where there is no room, the next use notes it again.
@@ -207,7 +211,10 @@ impl<'a> Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         for (record, usage) in self.records.iter().zip(self.used.drain(..)) {
-            self.source.note_use(record, usage.at, usage.format);
+            record.pending_use.note(usage.at, usage.format);
+            let round = self.source.round.load(Ordering::SeqCst);
+            // Without waking the flusher: after a failure it waits for its time.
+            self.source.enqueue(record, round, false);
         }
         for change in self.changes.drain(..) {
             self.source.note_change(change);

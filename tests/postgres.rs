@@ -307,3 +307,47 @@ fn a_store_may_outlive_the_runtime_that_it_was_used_on() {
     drop(runtime);
     drop(store);
 }
+
+#[tokio::test]
+async fn callers_that_give_up_do_not_cost_the_server_a_connection_each() {
+    let options = service().await;
+    let store = connect(&options).await;
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let sessions = async || -> i64 {
+        let query = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()";
+        sqlx::query_scalar(query).fetch_one(&pool).await.unwrap()
+    };
+    let verifier = Verifier::new(store, ring());
+    let before = sessions().await;
+    for _ in 0..200 {
+        let key = key_of("hmac-sha256 admin");
+        let verify = verifier.verify(&key);
+        let _ = tokio::time::timeout(Duration::from_micros(100), verify).await;
+    }
+    // Statistics arrive with a delay.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let opened = sessions().await - before;
+    assert!(opened < 50, "{opened} new connections");
+    _ = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_statement_that_was_given_up_ends_in_the_server_too() {
+    let options = service().await;
+    let verifier = Verifier::new(connect(&options).await, ring());
+    let pool = PgPool::connect_with(options).await.unwrap();
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let error = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap_err();
+    assert!(matches!(error, VerifyError::Unavailable(_)), "{error:?}");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                   AND datname = current_database()";
+    let start = std::time::Instant::now();
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "it still waits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

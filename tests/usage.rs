@@ -47,6 +47,8 @@ enum Writes {
     Hang,
     HangForHashes,
     Panic,
+    /// Works, and takes a second.
+    Slow,
 }
 
 /// A memory store whose writes can be made to fail, and that remembers the uses written to it.
@@ -57,6 +59,8 @@ struct Probe {
     writes: Arc<Mutex<Writes>>,
     written: Arc<Mutex<Vec<Usage>>>,
     lookups: Arc<AtomicU64>,
+    /// How often a write was tried.
+    attempts: Arc<AtomicU64>,
     /// Lets the next look-up wait once, with its row in hand.
     pause_next_lookup: Arc<AtomicBool>,
 }
@@ -73,6 +77,7 @@ impl Probe {
             writes: Arc::new(Mutex::new(Writes::Work)),
             written: Arc::default(),
             lookups: Arc::default(),
+            attempts: Arc::default(),
             pause_next_lookup: Arc::default(),
         }
     }
@@ -91,6 +96,7 @@ impl Probe {
     }
 
     async fn write(&self, is_hash: bool) -> Result<(), StoreError> {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
         let writes = *self.writes.lock().unwrap();
         match writes {
             Writes::Fail => Err(StoreError::ReadOnly(io::Error::other("disk full").into())),
@@ -98,6 +104,10 @@ impl Probe {
             Writes::Hang => pending().await,
             Writes::HangForHashes if is_hash => pending().await,
             Writes::Panic => panic!("the store panics"),
+            Writes::Slow => {
+                tokio::time::sleep(SECOND).await;
+                Ok(())
+            }
             Writes::FailAfterOne => {
                 self.set(Writes::Fail);
                 Ok(())
@@ -162,7 +172,7 @@ impl KeyStore for Probe {
 
     async fn rotate(
         &self,
-        _: &KeyId,
+        _: &KeyRecord,
         _: SystemTime,
         _: SystemTime,
         _: &KeyRecord,
@@ -590,6 +600,38 @@ mod timer {
         assert!(!store.written().is_empty());
         assert_eq!(started.elapsed(), Duration::ZERO);
         flusher.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_uses_that_cannot_be_written_wait_for_the_interval() {
+        let store = Probe::new(Rows::Endless);
+        let verifier = Arc::new(verifier(&store));
+        let flusher = verifier.spawn_flush(INTERVAL);
+        let_it_run().await;
+        store.set(Writes::Fail);
+        for _ in 0..16 * 3700 {
+            verify(&verifier, TAGGED);
+        }
+        sleep(10 * INTERVAL - SECOND).await;
+        let attempts = store.attempts.load(Ordering::Relaxed);
+        assert!((2..=12).contains(&attempts), "{attempts} attempts in nine intervals");
+        store.set(Writes::Work);
+        flusher.shutdown().await.unwrap();
+        assert_eq!(store.written().len(), 16 * 3700, "nothing is lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flusher_that_is_dropped_during_a_flush_writes_what_came_after() {
+        let store = Probe::new(Rows::Shared);
+        let verifier = Arc::new(verifier(&store));
+        let flusher = verifier.spawn_flush(INTERVAL);
+        verify(&verifier, TAGGED);
+        store.set(Writes::Slow);
+        sleep(INTERVAL + SECOND / 2).await;
+        verify(&verifier, UNTAGGED);
+        drop(flusher);
+        sleep(10 * SECOND).await;
+        assert_eq!(store.written().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -233,13 +233,13 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
 
     async fn rotate(
         &self,
-        id: &KeyId,
+        old: &KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
-        let _after = self.cache.invalidate_after(vec![Change::Key(id.clone()), Change::Added]);
-        self.store.rotate(id, now, old_expires_at, successor).await
+        let _after = self.cache.invalidate_after(vec![Change::Key(old.id.clone()), Change::Added]);
+        self.store.rotate(old, now, old_expires_at, successor).await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

@@ -57,7 +57,7 @@ trait Erased: Send + Sync {
     ) -> Answer<'a, ()>;
     fn rotate<'a>(
         &'a self,
-        id: &'a KeyId,
+        old: &'a KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &'a KeyRecord,
@@ -107,12 +107,12 @@ impl<S: KeyStore> Erased for S {
 
     fn rotate<'a>(
         &'a self,
-        id: &'a KeyId,
+        old: &'a KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &'a KeyRecord,
     ) -> Answer<'a, ()> {
-        Box::pin(KeyStore::rotate(self, id, now, old_expires_at, successor))
+        Box::pin(KeyStore::rotate(self, old, now, old_expires_at, successor))
     }
 
     fn expire<'a>(&'a self, now: SystemTime) -> Answer<'a, u64> {
@@ -170,12 +170,12 @@ impl KeyStore for DynKeyStore {
 
     async fn rotate(
         &self,
-        id: &KeyId,
+        old: &KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
-        self.0.rotate(id, now, old_expires_at, successor).await
+        self.0.rotate(old, now, old_expires_at, successor).await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

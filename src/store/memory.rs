@@ -171,16 +171,15 @@ impl KeyStore for MemoryStore {
 
     async fn rotate(
         &self,
-        id: &KeyId,
+        old: &KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
         let mut index = self.index();
-        let old = index.record(id).ok_or_else(|| StoreError::NotFound(id.clone()))?;
-        if old.is_revoked() || old.is_expired(now) {
-            return Err(StoreError::NotInForce(id.clone()));
-        }
+        let id = &old.id;
+        let stored = index.record(id).ok_or_else(|| StoreError::NotFound(id.clone()))?;
+        stored.check_rotation(old, now)?;
         self.add(&mut index, successor)?;
         self.change(&mut index, id, |record| {
             let expires_at =
@@ -206,7 +205,10 @@ impl KeyStore for MemoryStore {
         for Usage { id, at, format } in batch {
             let change = |record: &mut KeyRecord| {
                 record.last_used_at = record.last_used_at.max(Some(*at));
-                record.format = record.format.or(Some(*format));
+                // A hash moves to HMAC and never back.
+                if record.format.is_none() || *format == HashFormat::HmacSha256 {
+                    record.format = Some(*format);
+                }
                 Ok(())
             };
             match self.change(&mut self.index(), id, change) {

@@ -72,13 +72,20 @@ impl PostgresStore {
             // A broken connection shows in the statement itself; a ping before each would double the
             // time of a verification.
             .test_before_acquire(false)
+            // A connection that is closed does not end a statement that waits for a lock.
+            .after_connect(|connection, _| {
+                let limit = sqlx::raw_sql("SET statement_timeout = '2s'");
+                Box::pin(async move { limit.execute(connection).await.map(drop) })
+            })
             .connect_with(options);
         Self::with_pool(pool.await.map_err(unavailable)?, PATIENCE).await
     }
 
     /// Uses a pool of sqlx 0.9 that the application has already: for another number of connections,
     /// other time limits, or to share it. An answer that takes longer than `patience` is
-    /// given up and its connection closed; the pool's own settings say how long to wait for one.
+    /// given up and its connection closed; the pool's own settings say how long to wait for one. Set
+    /// PostgreSQL's `statement_timeout` on its connections to about `patience`: a statement that waits
+    /// for a lock goes on in the server after its connection was closed.
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
@@ -190,7 +197,8 @@ impl PostgresStore {
         let find = (1..=Candidates::MAX).map(find).collect();
         // In order of id, so that instances that write the same rows do not deadlock.
         let format = if schema.has_details {
-            ", hash_format = coalesce(k.hash_format, b.hash_format)"
+            ", hash_format = CASE b.hash_format WHEN 'hmac-sha256' THEN b.hash_format \
+             ELSE coalesce(k.hash_format, b.hash_format) END"
         } else {
             ""
         };
@@ -342,7 +350,7 @@ impl KeyStore for PostgresStore {
 
     async fn rotate(
         &self,
-        id: &KeyId,
+        old: &KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &KeyRecord,
@@ -351,19 +359,17 @@ impl KeyStore for PostgresStore {
             let mut lease = self.connections.lease().await?;
             let mut transaction = lease.begin().await.map_err(unavailable)?;
             // Two rotations of one key take turns, and the second sees what the first did.
-            let old = sqlx::query(self.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
-                .bind(id.to_string())
+            let stored = sqlx::query(self.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
+                .bind(old.id.to_string())
                 .fetch_optional(&mut *transaction)
                 .await
                 .map_err(unavailable)?;
-            let old = read_record(&old.ok_or_else(|| StoreError::NotFound(id.clone()))?)?;
-            if old.is_revoked() || old.is_expired(now) {
-                return Err(StoreError::NotInForce(id.clone()));
-            }
+            let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
+            read_record(&stored)?.check_rotation(old, now)?;
             self.insert_in(&mut transaction, successor).await?;
             let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
             sqlx::query(self.statements.set_expiry.clone())
-                .bind(id.to_string())
+                .bind(old.id.to_string())
                 .bind(Timestamp::new("expires_at", expires_at)?)
                 .execute(&mut *transaction)
                 .await

@@ -515,13 +515,13 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
 
     async fn rotate(
         &self,
-        id: &KeyId,
+        old: &KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
-        let after = self.tier.remember_after(vec![Change::Key(id.clone()), Change::Added]);
-        let done = self.store.rotate(id, now, old_expires_at, successor).await;
+        let after = self.tier.remember_after(vec![Change::Key(old.id.clone()), Change::Added]);
+        let done = self.store.rotate(old, now, old_expires_at, successor).await;
         after.finish().await;
         done
     }

@@ -323,25 +323,23 @@ impl KeyStore for SqliteStore {
 
     async fn rotate(
         &self,
-        id: &KeyId,
+        old: &KeyRecord,
         now: SystemTime,
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-        let old = sqlx::query(self.statements.find_by_id.clone())
-            .bind(id.to_string())
+        let stored = sqlx::query(self.statements.find_by_id.clone())
+            .bind(old.id.to_string())
             .fetch_optional(&mut *transaction)
             .await
             .map_err(unavailable)?;
-        let old = read_record(&old.ok_or_else(|| StoreError::NotFound(id.clone()))?)?;
-        if old.is_revoked() || old.is_expired(now) {
-            return Err(StoreError::NotInForce(id.clone()));
-        }
+        let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
+        read_record(&stored)?.check_rotation(old, now)?;
         self.insert_in(&mut transaction, successor).await?;
         let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
         sqlx::query(self.statements.set_expiry.clone())
-            .bind(id.to_string())
+            .bind(old.id.to_string())
             .bind(to_text("expires_at", expires_at)?)
             .execute(&mut *transaction)
             .await
@@ -358,7 +356,7 @@ impl KeyStore for SqliteStore {
         let update = match self.schema.has_details {
             true => {
                 "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ''), $2), \
-                 hash_format = coalesce(hash_format, $3) WHERE id = $1"
+                 hash_format = CASE $3 WHEN 'hmac-sha256' THEN $3 ELSE coalesce(hash_format, $3) END WHERE id = $1"
             }
             false => {
                 "UPDATE api_keys SET last_used_at = $2 \

@@ -109,10 +109,10 @@ async fn one_of_several_rotations_wins(store: impl KeyStore + Clone + 'static) {
         inserted(&store, record(row, CURRENT)).await;
     }
     let winners = race(|racer, row| {
-        let (store, id) = (store.clone(), record(row, CURRENT).id);
+        let (store, old) = (store.clone(), record(row, CURRENT));
         let successor = record(ROWS + row * RACERS + racer, CURRENT);
         async move {
-            match store.rotate(&id, at(10), at(10), &successor).await {
+            match store.rotate(&old, at(10), at(10), &successor).await {
                 Ok(()) => true,
                 Err(StoreError::NotInForce(_)) => false,
                 Err(error) => panic!("a rotation that loses finds the key ended: {error:?}"),

@@ -128,8 +128,7 @@ async fn unknown_owners_are_refused(subject: &impl Subject) {
     let old = inserted(&store, record(2, CURRENT)).await;
     let mut orphan = record(1, CURRENT);
     orphan.owner = "nobody".into();
-    let answers =
-        [store.insert(&orphan).await, store.rotate(&old.id, at(10), at(20), &orphan).await];
+    let answers = [store.insert(&orphan).await, store.rotate(&old, at(10), at(20), &orphan).await];
     for answer in answers {
         assert!(matches!(answer, Err(StoreError::UnknownOwner(_))), "unknown owner: {answer:?}");
     }

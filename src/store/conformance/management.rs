@@ -12,6 +12,7 @@ pub(super) async fn run(subject: &impl Subject) {
     an_update_changes_what_it_names(subject).await;
     a_revocation_is_for_good(subject).await;
     a_rotation_is_whole(subject).await;
+    a_rotation_does_not_bring_back_what_was_taken_away(subject).await;
     only_keys_in_force_are_rotated(subject).await;
     a_sweep_revokes_what_is_due(subject).await;
     uses_only_move_forward(subject).await;
@@ -114,16 +115,38 @@ async fn a_rotation_is_whole(subject: &impl Subject) {
     ];
     for (number, (date, expected, promise)) in (2..).zip(rotations) {
         let successor = record(number, CURRENT);
-        store.rotate(&old.id, at(10), date, &successor).await.expect("rotate succeeds");
+        let read = stored(&store, 1).await;
+        store.rotate(&read, at(10), date, &successor).await.expect("rotate succeeds");
         assert_eq!(stored(&store, number).await, successor, "the successor is stored");
         let expected = KeyRecord { expires_at: Some(expected), ..old.clone() };
         assert_eq!(stored(&store, 1).await, expected, "{promise}, and nothing else changes");
     }
 
     let old = inserted(&store, record(5, CURRENT)).await;
-    let answer = store.rotate(&old.id, at(10), at(20), &record(2, CURRENT)).await;
+    let answer = store.rotate(&old, at(10), at(20), &record(2, CURRENT)).await;
     assert!(matches!(answer, Err(StoreError::Conflict)), "a conflict is one: {answer:?}");
     assert_eq!(stored(&store, 5).await, old, "without a successor the old key stays");
+}
+
+async fn a_rotation_does_not_bring_back_what_was_taken_away(subject: &impl Subject) {
+    let updates = [
+        KeyUpdate::default().scopes("read"),
+        KeyUpdate::default().expires_at(at(1000)),
+        KeyUpdate::default().never_expires(),
+    ];
+    for update in updates {
+        let store = subject.empty().await;
+        let mut read = record(1, CURRENT);
+        read.expires_at = Some(at(2000));
+        let read = inserted(&store, read).await;
+        store.update(&read.id, &update).await.expect("update succeeds");
+        let now = stored(&store, 1).await;
+        let answer = store.rotate(&read, at(10), at(20), &record(2, CURRENT)).await;
+        assert!(matches!(answer, Err(StoreError::Changed(_))), "it has changed: {answer:?}");
+        assert_eq!(stored(&store, 1).await, now, "the old key stays");
+        let found = store.find(&candidates(2)).await.expect("find answers");
+        assert_eq!(found, None, "no successor is stored");
+    }
 }
 
 async fn only_keys_in_force_are_rotated(subject: &impl Subject) {
@@ -133,8 +156,8 @@ async fn only_keys_in_force_are_rotated(subject: &impl Subject) {
     let expired = inserted(&store, expired).await;
     let revoked = inserted(&store, record(2, CURRENT)).await;
     store.revoke(&revoked.id, at(1), None).await.expect("revoke succeeds");
-    for id in [expired.id, revoked.id] {
-        let answer = store.rotate(&id, at(10), at(20), &record(3, CURRENT)).await;
+    for key in [expired, revoked] {
+        let answer = store.rotate(&key, at(10), at(20), &record(3, CURRENT)).await;
         assert!(matches!(answer, Err(StoreError::NotInForce(_))), "not in force: {answer:?}");
     }
     let found = store.find(&candidates(3)).await.expect("find answers");
@@ -280,7 +303,7 @@ async fn an_unknown_id_is_not_found(subject: &impl Subject) {
     let answers = [
         store.update(&id, &KeyUpdate::default()).await,
         store.revoke(&id, at(1), None).await,
-        store.rotate(&id, at(1), at(2), &record(1, CURRENT)).await,
+        store.rotate(&record(2, CURRENT), at(1), at(2), &record(1, CURRENT)).await,
     ];
     for answer in answers {
         assert!(matches!(answer, Err(StoreError::NotFound(_))), "not found: {answer:?}");

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use sqlx::Connection;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use tokio::runtime::Handle;
@@ -15,6 +16,9 @@ use crate::error::StoreError;
 const KEPT: Duration = Duration::from_millis(50);
 /// How long a connection stays away from the pool, whose limits of age it is to obey.
 const AWAY: Duration = Duration::from_secs(1);
+
+/// How long the answer to a statement that was given up is waited for.
+const OVERDUE: Duration = Duration::from_millis(100);
 
 /// Connections of a pool, some of them kept for the next statement: with every return the pool asks the
 /// server for a sign of life, which doubles the round trips of a verification.
@@ -105,8 +109,8 @@ fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection for some statements. Unless their work [ended](Self::end), it is closed and nobody gets
-/// it again: an answer may still be on its way.
+/// A connection for some statements. Unless their work [ended](Self::end), an answer may still be on its
+/// way: nobody gets the connection before it has arrived, and where it does not, it is closed.
 pub(super) struct Lease {
     connections: Connections,
     /// Until the lease has ended.
@@ -124,9 +128,15 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            connection.close_on_drop();
-        }
+        let Some(mut connection) = self.connection.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return std::mem::forget(connection) };
+        // Callers may give up as often as they like: a new connection each time would cost the server
+        // far more than the statement did.
+        runtime.spawn(async move {
+            if !matches!(timeout(OVERDUE, connection.ping()).await, Ok(Ok(()))) {
+                connection.close_on_drop();
+            }
+        });
     }
 }
 
