@@ -48,6 +48,7 @@ enum Writes {
     HangForHashes,
     Panic,
     /// Works, and takes a second.
+    #[cfg(feature = "tokio")]
     Slow,
 }
 
@@ -104,6 +105,7 @@ impl Probe {
             Writes::Hang => pending().await,
             Writes::HangForHashes if is_hash => pending().await,
             Writes::Panic => panic!("the store panics"),
+            #[cfg(feature = "tokio")]
             Writes::Slow => {
                 tokio::time::sleep(SECOND).await;
                 Ok(())
