@@ -41,6 +41,8 @@ fn parse(data: &[u8]) -> Result<bool, MalformedKey> {
 }
 
 const BASE62: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// Where the messages of errors about secrets are written.
+const MESSAGES: &str = include_str!("../../src/secret.rs");
 /// The current secret and a retired one.
 const SECRETS: [&str; 2] =
     ["fuzzing current 0123456789abcdef!", "fuzzing retired 0123456789abcdef!"];
@@ -186,7 +188,9 @@ pub fn secret(data: &[u8]) {
         Err(error) => {
             let told = format!("{error} {error:?}");
             if let Ok(text) = str::from_utf8(text) {
-                assert!(text.len() < 8 || !told.contains(text), "an error tells the secret");
+                // A secret such as `placeholder` is a word of the message itself.
+                let is_telling = text.len() >= 8 && !MESSAGES.contains(text);
+                assert!(!is_telling || !told.contains(text), "an error tells the secret");
             }
             match error {
                 SecretError::Placeholder { .. } => {}
