@@ -44,6 +44,9 @@
 //! | `cache` | `CachedStore`, a cache in memory over any store; implies `tokio` |
 //! | `redis` | `RedisStore`, a second level of cache that instances share; implies `tokio` |
 //! | `tokio` | `Verifier::spawn_flush`, last uses and hash upgrades written on a timer; `Follower`, which tells caches of changes made elsewhere |
+//! | `tower` | [`http`]: a layer that verifies the key of every request, for axum, hyper and tonic |
+//! | `axum` | extractors for axum, on `axum-core`; implies `tower` |
+//! | `throttle` | `http::Throttle`, a limit on refused keys for each client address; implies `tower` |
 //! | `conformance` | `store::conformance`: the tests that every store must pass |
 //!
 //! A feature adds; it never changes what the others do.
@@ -66,6 +69,8 @@ mod flusher;
 mod follower;
 mod hash;
 mod hmac;
+#[cfg(feature = "tower")]
+pub mod http;
 mod key;
 mod manage;
 mod policy;

@@ -185,6 +185,17 @@ impl<S: KeyStore> Verifier<S> {
     }
 }
 
+#[cfg(feature = "tower")]
+impl<S> Verifier<S> {
+    pub(crate) fn legacy_policy(&self) -> LegacyPolicy {
+        self.policy.legacy
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+}
+
 #[cfg(feature = "tokio")]
 impl<S> Verifier<S> {
     /// Completes when enough waits to be worth a flush before its time, or on request.

@@ -1,0 +1,89 @@
+//! Keys on HTTP requests: a tower layer, and extractors for axum.
+//!
+//! [`ApiKeyLayer`] stands before a service, reads the key of a request, and lets pass what the
+//! [`Verifier`](crate::Verifier) accepts, with the [`VerifiedKey`](crate::VerifiedKey) in the request's
+//! extensions. It works wherever tower does: axum, hyper, tonic.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use axum::{Router, routing::{get, post}};
+//! use lexikon_auth::http::{ApiKeyLayer, Scoped, Write};
+//! use lexikon_auth::{MemoryStore, SecretRing, ServerSecret, VerifiedKey, Verifier};
+//!
+//! async fn read(key: VerifiedKey) -> String {
+//!     format!("hello {}", key.owner())
+//! }
+//!
+//! async fn write(key: Scoped<Write>) -> String {
+//!     format!("{} may write", key.owner())
+//! }
+//!
+//! # fn app() -> Result<Router, Box<dyn std::error::Error>> {
+//! # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+//! # let store = MemoryStore::new();
+//! let verifier = Arc::new(Verifier::new(store, ring));
+//! let app = Router::new().route("/", get(read)).route("/", post(write));
+//! let app = app.layer(ApiKeyLayer::new(verifier));
+//! # Ok(app) }
+//! # app().unwrap();
+//! ```
+//!
+//! # What a request may carry
+//!
+//! The key stands in `X-API-Key`, or in `Authorization: Bearer` where the token begins with `lxk_`. It is
+//! marked as sensitive on arrival, so that a `Debug` of the request does not show it, and taken away
+//! before the service sees the request.
+//!
+//! # What is answered
+//!
+//! | request | status | challenge |
+//! | --- | --- | --- |
+//! | no key | 401 | `Bearer realm="…"` |
+//! | a header twice, two different keys, white space or non-ASCII in one | 400 | `error="invalid_request"` |
+//! | a key that is refused, whatever the reason: the same bytes | 401 | `error="invalid_token"` |
+//! | a key without the scope that a route needs | 403 | `error="insufficient_scope"`, `scope="…"` |
+//! | too many refused keys from one address (feature `throttle`) | 429 | none; `Retry-After`, `RateLimit` |
+//! | the store cannot answer | 503 | none; `Retry-After` |
+//!
+//! The challenges are those of [RFC 6750](https://www.rfc-editor.org/rfc/rfc6750#section-3). Bodies are
+//! `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) unless
+//! [`answer_with`](ApiKeyLayer::answer_with) says otherwise, and no answer may be cached. The reason of a
+//! refusal is in the log and the metrics alone.
+
+mod body;
+mod credential;
+mod denial;
+#[cfg(feature = "axum")]
+mod extract;
+mod layer;
+mod notice;
+mod scope;
+#[cfg(feature = "throttle")]
+mod throttle;
+
+/// Without the feature nobody is limited: there is no value of this type.
+#[cfg(not(feature = "throttle"))]
+mod throttle {
+    pub(crate) enum Client {}
+
+    impl Client {
+        pub(crate) fn denial(&self) -> Option<super::Denial> {
+            match *self {}
+        }
+
+        pub(crate) fn count_refusal(&self) {
+            match *self {}
+        }
+    }
+}
+
+pub use body::ResponseBody;
+pub use credential::BadCredential;
+pub use denial::{Denial, grpc_status, problem_json};
+#[cfg(feature = "axum")]
+pub use extract::Denied;
+pub use layer::{ApiKeyLayer, ApiKeyService, InvalidRealm, ResponseFuture};
+pub use notice::Notices;
+pub use scope::{Admin, Read, RequireScope, RequireScopeFuture, Scope, Scoped, Write};
+#[cfg(feature = "throttle")]
+pub use throttle::Throttle;

@@ -1,0 +1,249 @@
+//! A limit on refused keys for each client address.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::http::header::{HeaderMap, HeaderName};
+use ::http::{Extensions, Request};
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+use ipnet::IpNet;
+use quick_cache::sync::Cache;
+
+use super::denial::Denial;
+
+/// The part of an IPv6 address that stands for one client: whoever has one address of a /64 has them
+/// all (RFC 6177).
+const CLIENT_PREFIX: u32 = 64;
+
+/// Limits how many keys may be refused for one client address.
+///
+/// An address that is over its limit is answered 429 before anything is verified, whatever key it
+/// presents: so garbage costs no look-ups, and nothing can be learnt of a key. Only addresses are
+/// counted, never keys or owners: nobody can have another's key locked out but from the same address.
+/// Accepted keys, and requests without one, do not count.
+///
+/// Memory is bounded: [`max_clients`](Self::max_clients). IPv6 addresses count by their /64.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use std::num::NonZeroU32;
+/// use std::time::Duration;
+/// use axum::extract::ConnectInfo; // with Router::into_make_service_with_connect_info::<SocketAddr>()
+/// use lexikon_auth::http::Throttle;
+///
+/// let throttle = Throttle::new(|extensions| {
+///     extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
+/// })
+/// .refusals(NonZeroU32::new(30).unwrap(), Duration::from_secs(60))
+/// .trusted_proxies(["10.0.0.0/8".parse().unwrap()]);
+/// ```
+#[derive(Clone)]
+pub struct Throttle {
+    peer: Arc<Peer>,
+    proxies: Arc<[IpNet]>,
+    forwarded: HeaderName,
+    refusals: Arc<Refusals>,
+}
+
+type Peer = dyn Fn(&Extensions) -> Option<IpAddr> + Send + Sync;
+
+impl Throttle {
+    /// Allows 20 refusals a minute to each address. `peer` says which address a connection comes from,
+    /// by what the server has put into the extensions of its requests; a request for which it has no
+    /// answer is not limited.
+    pub fn new(peer: impl Fn(&Extensions) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+        let limit = NonZeroU32::new(20).expect("not zero");
+        Self {
+            peer: Arc::new(peer),
+            proxies: Arc::new([]),
+            forwarded: HeaderName::from_static("x-forwarded-for"),
+            refusals: Arc::new(Refusals::new(limit, Duration::from_secs(60), 65_536)),
+        }
+    }
+
+    /// How many refusals in which time. They come back one by one, evenly over that time.
+    pub fn refusals(self, limit: NonZeroU32, window: Duration) -> Self {
+        let refusals = Arc::new(Refusals::new(limit, window, self.refusals.max_clients));
+        Self { refusals, ..self }
+    }
+
+    /// Most addresses that are remembered, about 100 bytes each; those that are seen rarely go first.
+    /// Default 65,536.
+    pub fn max_clients(self, max_clients: usize) -> Self {
+        let Refusals { limit, window, .. } = *self.refusals;
+        Self { refusals: Arc::new(Refusals::new(limit, window, max_clients)), ..self }
+    }
+
+    /// The networks of proxies whose word is taken for the address of a client. Default none: what
+    /// anybody may write into a header says nothing.
+    ///
+    /// The header is read from its end: past the proxies of these networks stands the client.
+    pub fn trusted_proxies(self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Self { proxies: networks.into_iter().collect(), ..self }
+    }
+
+    /// The header in which proxies name the client, a list separated by commas to which each proxy
+    /// adds. Default `X-Forwarded-For`.
+    pub fn forwarded_header(self, name: HeaderName) -> Self {
+        Self { forwarded: name, ..self }
+    }
+
+    /// Who sends a request.
+    pub(crate) fn client<B>(&self, request: &Request<B>) -> Option<Client> {
+        let peer = (self.peer)(request.extensions())?.to_canonical();
+        let address = group(self.behind_proxies(peer, request.headers()));
+        Some(Client { address, refusals: self.refusals.clone() })
+    }
+
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// The nearest address that is no trusted proxy.
+    fn behind_proxies(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.is_trusted(peer) {
+            return peer;
+        }
+        let lines: Vec<_> = headers.get_all(&self.forwarded).iter().collect();
+        let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
+        let mut client = peer;
+        for hop in hops {
+            // What is no address was not written by a proxy that can be trusted: the one before is
+            // the last that is known.
+            let Some(address) = parse_address(hop) else { break };
+            client = address;
+            if !self.is_trusted(client) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+impl fmt::Debug for Throttle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Throttle")
+            .field("limit", &self.refusals.limit)
+            .field("window", &self.refusals.window)
+            .field("trusted_proxies", &self.proxies)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An address, or an address with a port, as proxies write them.
+fn parse_address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = str::from_utf8(hop).ok()?.trim();
+    let address = hop.parse().or_else(|_| hop.parse().map(|socket: SocketAddr| socket.ip()));
+    Some(address.ok()?.to_canonical())
+}
+
+/// The address that stands for all those of one client.
+fn group(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - CLIENT_PREFIX))).into()
+        }
+    }
+}
+
+/// Who sends a request.
+pub(crate) struct Client {
+    address: IpAddr,
+    refusals: Arc<Refusals>,
+}
+
+impl Client {
+    /// The denial, when too many keys were refused.
+    pub(crate) fn denial(&self) -> Option<Denial> {
+        let Refusals { limiter, limit, window, .. } = &*self.refusals;
+        let asked = Attempt { address: self.address, is_refused: false };
+        let not_until = limiter.check_key(&asked).err()?;
+        Some(Denial::TooManyRefusals {
+            retry_after: not_until.wait_time_from(limiter.clock().now()),
+            limit: limit.get(),
+            window: *window,
+        })
+    }
+
+    pub(crate) fn count_refusal(&self) {
+        let refused = Attempt { address: self.address, is_refused: true };
+        // Over the limit, where several came at once: there is nothing left to count.
+        let _ = self.refusals.limiter.check_key(&refused);
+    }
+}
+
+/// What is counted.
+struct Refusals {
+    limiter: RateLimiter<Attempt, Clients, SinceStart, NoOpMiddleware<Nanos>>,
+    limit: NonZeroU32,
+    window: Duration,
+    max_clients: usize,
+}
+
+impl Refusals {
+    fn new(limit: NonZeroU32, window: Duration, max_clients: usize) -> Self {
+        let period = (window / limit.get()).max(Duration::from_nanos(1));
+        let quota = Quota::with_period(period).expect("longer than nothing").allow_burst(limit);
+        let clients = Clients(Cache::new(max_clients));
+        let limiter = RateLimiter::new(quota, clients, SinceStart(Instant::now()));
+        Self { limiter, limit, window, max_clients }
+    }
+}
+
+/// A question to the limiter.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Attempt {
+    address: IpAddr,
+    /// Whether it counts, or only asks.
+    is_refused: bool,
+}
+
+/// The state of each client, at most so many as the cache holds.
+struct Clients(Cache<IpAddr, Arc<InMemoryState>>);
+
+impl StateStore for Clients {
+    type Key = Attempt;
+
+    fn measure_and_replace<T, F, E>(&self, attempt: &Attempt, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        if attempt.is_refused {
+            let state =
+                self.0.get_or_insert_with(&attempt.address, || Ok::<_, E>(Arc::default()))?;
+            return state.measure_and_replace(&NotKeyed::NonKey, measure);
+        }
+        // Only asked: the state stays as it is, by an error that carries the answer.
+        let answer = |so_far| match measure(so_far) {
+            Ok((allowed, _)) => Err(Ok(allowed)),
+            Err(denied) => Err(Err(denied)),
+        };
+        let asked: Result<(), Result<T, E>> = match self.0.get(&attempt.address) {
+            Some(state) => state.measure_and_replace(&NotKeyed::NonKey, |so_far| {
+                answer(so_far).map(|()| ((), Nanos::default()))
+            }),
+            None => answer(None),
+        };
+        asked.expect_err("an answer is always carried by the error")
+    }
+}
+
+/// Time since the throttle was made, by a clock that is never set.
+#[derive(Clone)]
+struct SinceStart(Instant);
+
+impl Clock for SinceStart {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        self.0.elapsed().into()
+    }
+}

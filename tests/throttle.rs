@@ -1,0 +1,182 @@
+//! The limit on refused keys for each client address.
+#![cfg(all(feature = "throttle", feature = "axum"))]
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, record, store, verifier};
+use http::{HeaderName, Request, Response, StatusCode};
+use lexikon_auth::http::{ApiKeyLayer, Throttle};
+use tower::ServiceExt;
+
+const LIMIT: u32 = 3;
+const WINDOW: Duration = Duration::from_secs(3600);
+
+/// The tests say where a request comes from by an extension of this type, as a server does.
+fn throttle(limit: u32, window: Duration) -> Throttle {
+    let throttle = Throttle::new(|extensions| extensions.get::<IpAddr>().copied());
+    throttle.refusals(NonZeroU32::new(limit).unwrap(), window)
+}
+
+fn app(throttle: Throttle) -> Router {
+    let store = store(&[record("key", hmac_hash(SECRETS[0], TAGGED))]);
+    let layer = ApiKeyLayer::new(Arc::new(verifier(store))).throttle(throttle);
+    Router::new().route("/", get(async || "open")).layer(layer)
+}
+
+async fn send(app: &Router, address: &str, headers: &[(&str, &str)]) -> Response<Body> {
+    let mut request = Request::builder().uri("/");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(Body::empty()).unwrap();
+    if !address.is_empty() {
+        request.extensions_mut().insert(address.parse::<IpAddr>().unwrap());
+    }
+    app.clone().oneshot(request).await.unwrap()
+}
+
+async fn status(app: &Router, address: &str, key: &str) -> u16 {
+    send(app, address, &[("x-api-key", key)]).await.status().as_u16()
+}
+
+/// Uses up what an address is allowed.
+async fn exhaust(app: &Router, address: &str, headers: &[(&str, &str)]) {
+    for _ in 0..LIMIT {
+        let headers = [&[("x-api-key", FORGED)], headers].concat();
+        assert_eq!(send(app, address, &headers).await.status(), StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_denied_after_its_refusals_and_others_are_not() {
+    let app = app(throttle(LIMIT, WINDOW));
+    exhaust(&app, "192.0.2.1", &[]).await;
+    // Whatever key: what is denied here says nothing of it.
+    for key in [FORGED, UNTAGGED, TAGGED, "lxk_", "not a key"] {
+        let response = send(&app, "192.0.2.1", &[("x-api-key", key)]).await;
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        let wait: u64 = header("retry-after").parse().unwrap();
+        assert!((1..=WINDOW.as_secs() / u64::from(LIMIT)).contains(&wait), "{wait}");
+        assert_eq!(header("ratelimit-policy"), "\"refusals\";q=3;w=3600");
+        assert_eq!(header("ratelimit"), format!("\"refusals\";r=0;t={wait}"));
+        assert_eq!(header("cache-control"), "no-store");
+        assert!(!response.headers().contains_key("www-authenticate"));
+    }
+    assert_eq!(status(&app, "192.0.2.2", TAGGED).await, 200);
+    assert_eq!(status(&app, "192.0.2.2", FORGED).await, 401);
+    // Who presents no key has none refused.
+    assert_eq!(send(&app, "192.0.2.1", &[]).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn only_what_is_refused_counts() {
+    let app = app(throttle(LIMIT, WINDOW));
+    for _ in 0..10 * LIMIT {
+        assert_eq!(status(&app, "192.0.2.1", TAGGED).await, 200);
+        assert_eq!(send(&app, "192.0.2.1", &[]).await.status(), StatusCode::UNAUTHORIZED);
+    }
+    // An ill-formed request counts like a refusal.
+    for expected in [400, 400, 400, 429] {
+        assert_eq!(status(&app, "192.0.2.1", "not a key").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn after_the_time_that_it_was_told_an_address_may_try_again() {
+    let app = app(throttle(1, Duration::from_secs(1)));
+    // On a busy machine a second may pass between two requests: then the next is refused as well.
+    let mut tries = 0;
+    let denied = loop {
+        let response = send(&app, "192.0.2.1", &[("x-api-key", FORGED)]).await;
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            break response;
+        }
+        tries += 1;
+        assert!(tries < 100, "it is never denied");
+    };
+    let wait: u64 = denied.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert_eq!(wait, 1);
+    tokio::time::sleep(Duration::from_secs(wait)).await;
+    assert_eq!(status(&app, "192.0.2.1", TAGGED).await, 200);
+}
+
+#[tokio::test]
+async fn addresses_of_one_client_count_together() {
+    let app = app(throttle(LIMIT, WINDOW));
+    for (one, same, other) in [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1"),
+        ("192.0.2.7", "::ffff:192.0.2.7", "::ffff:192.0.2.8"),
+    ] {
+        exhaust(&app, one, &[]).await;
+        assert_eq!(status(&app, same, TAGGED).await, 429);
+        assert_eq!(status(&app, other, TAGGED).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_believed_only_where_it_is_trusted() {
+    let trusting = throttle(LIMIT, WINDOW).trusted_proxies(["10.0.0.0/8".parse().unwrap()]);
+    let app = app(trusting);
+    let from = |value| [("x-forwarded-for", value)];
+    // Of a list, the last that no trusted proxy wrote of another.
+    exhaust(&app, "10.0.0.1", &from("203.0.113.1, 192.0.2.1, 10.0.0.2")).await;
+    let status_from = async |peer, value| {
+        let headers = [("x-api-key", TAGGED), ("x-forwarded-for", value)];
+        send(&app, peer, &headers).await.status().as_u16()
+    };
+    assert_eq!(status_from("10.9.9.9", "192.0.2.1").await, 429);
+    assert_eq!(status_from("10.9.9.9", "192.0.2.1:4711").await, 429);
+    assert_eq!(status_from("10.9.9.9", "garbage, 192.0.2.1").await, 429);
+    assert_eq!(status_from("192.0.2.1", "203.0.113.9").await, 429, "its own word is not taken");
+    assert_eq!(status_from("10.9.9.9", "192.0.2.1, 203.0.113.9").await, 200);
+    assert_eq!(status_from("203.0.113.9", "192.0.2.1").await, 200);
+    // Two lines are one list.
+    let lines = [("x-api-key", TAGGED), from("192.0.2.9")[0], from("192.0.2.1")[0]];
+    assert_eq!(send(&app, "10.0.0.1", &lines).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    // No header, or nothing that can be read: the proxy itself is all that is known.
+    exhaust(&app, "10.0.0.3", &[]).await;
+    assert_eq!(status_from("10.0.0.3", "unknown").await, 429);
+    assert_eq!(status_from("10.0.0.3", "192.0.2.77").await, 200);
+}
+
+#[tokio::test]
+async fn the_header_of_proxies_can_be_named() {
+    let trusting = throttle(LIMIT, WINDOW)
+        .trusted_proxies(["10.0.0.0/8".parse().unwrap()])
+        .forwarded_header(HeaderName::from_static("x-real-ip"));
+    let app = app(trusting);
+    exhaust(&app, "10.0.0.1", &[("x-real-ip", "192.0.2.1"), ("x-forwarded-for", "1.1.1.1")]).await;
+    let headers = [("x-api-key", TAGGED), ("x-real-ip", "192.0.2.1")];
+    assert_eq!(send(&app, "10.0.0.1", &headers).await.status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn no_more_addresses_are_remembered_than_allowed() {
+    let app = app(throttle(LIMIT, WINDOW).max_clients(100));
+    let addresses = || (0..2000).map(|number| Ipv4Addr::from(0x0a00_0000 + number).to_string());
+    for address in addresses() {
+        exhaust(&app, &address, &[]).await;
+    }
+    let mut denied = 0;
+    for address in addresses() {
+        denied += u32::from(status(&app, &address, TAGGED).await == 429);
+    }
+    assert!((50..=100).contains(&denied), "{denied} of 2000 are remembered");
+}
+
+#[tokio::test]
+async fn a_request_from_nowhere_is_not_limited() {
+    let app = app(throttle(LIMIT, WINDOW));
+    for _ in 0..2 * LIMIT {
+        assert_eq!(status(&app, "", FORGED).await, 401);
+    }
+}
