@@ -11,7 +11,7 @@ use crate::key::ApiKey;
 use crate::record::{KeyId, KeyRecord, OwnerId};
 use crate::scopes::Scopes;
 use crate::secret::{SecretRing, ServerSecret};
-use crate::store::{FormatCounts, KeyStore, KeyUpdate, Page};
+use crate::store::{FormatCounts, HashChange, KeyStore, KeyUpdate, Page};
 
 /// Longest owner id, name, scope list or reason, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -53,10 +53,11 @@ impl<S: KeyStore> KeyManager<S> {
     /// Issues a key. Its plaintext is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`ManageError::Invalid`] for an empty owner, a text of over 1024 bytes or with a NUL in it, or
+    /// [`ManageError::Invalid`] for an empty owner or id, a text of over 1024 bytes or with a NUL in it, or
     /// an expiry that is not in the future or after the year 9999;
     /// `ManageError::Store(StoreError::UnknownOwner(_))` where the store keeps owners and does not know
-    /// this one; [`ManageError::Store`] when it cannot write.
+    /// this one; `ManageError::Store(StoreError::Conflict)` for an [`id`](NewKey::id) that a key has
+    /// already; [`ManageError::Store`] when it cannot write.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, ManageError> {
         let issued = self.draw(new)?;
         self.store.insert(&issued.record).await?;
@@ -165,12 +166,58 @@ impl<S: KeyStore> KeyManager<S> {
         old.check_rotation(&old, now)?;
         let expires_at = rotation.expires_at.or(old.expires_at);
         let (owner, name, scopes) = (old.owner.clone(), old.name.clone(), old.scopes.clone());
-        let issued = self.draw(NewKey { owner, name, scopes, expires_at })?;
+        let issued = self.draw(NewKey { id: None, owner, name, scopes, expires_at })?;
         let old_expires_at =
             now.checked_add(rotation.overlap).and_then(|date| check_date(date).ok());
         let old_expires_at = old_expires_at.ok_or(INVALID_OVERLAP)?;
         self.store.rotate(&old, now, old_expires_at, &issued.record).await?;
         Ok(issued)
+    }
+
+    /// Draws another plaintext for a key, in place of the old one, which is refused from then on. Id,
+    /// owner, name, scopes and dates stay.
+    ///
+    /// For a key whose plaintext never reached its owner: the answer to [`issue`](Self::issue) was lost.
+    /// To replace a key that is in use, [`rotate`](Self::rotate) it.
+    ///
+    /// # Errors
+    /// `ManageError::Store(StoreError::NotFound(_))`; `ManageError::Store(StoreError::NotInForce(_))`
+    /// for a key that is revoked or has expired; `ManageError::Store(StoreError::Changed(_))` when
+    /// somebody else replaced the plaintext at the same time.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use lexikon_auth::{KeyManager, ManageError, MemoryStore, NewKey, SecretRing, ServerSecret};
+    /// # use lexikon_auth::StoreError;
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// # let manager = KeyManager::new(MemoryStore::new(), &ring);
+    /// let new = || NewKey::new("user-1", "deploy").id("made of the caller's Idempotency-Key");
+    /// # manager.issue(new()).await?;
+    /// let issued = match manager.issue(new()).await {
+    ///     // The caller asks again, because the first answer was lost: no second key.
+    ///     Err(ManageError::Store(StoreError::Conflict)) => {
+    ///         manager.reissue(&"made of the caller's Idempotency-Key".into()).await?
+    ///     }
+    ///     issued => issued?,
+    /// };
+    /// # assert_eq!(manager.list(&"user-1".into(), &lexikon_auth::Page::first(9)).await?.len(), 1);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
+    /// ```
+    pub async fn reissue(&self, id: &KeyId) -> Result<IssuedKey, ManageError> {
+        let old = self.store.find_by_id(id).await?.ok_or(StoreError::NotFound(id.clone()))?;
+        old.check_rotation(&old, self.now())?;
+        let key = ApiKey::generate(&self.secret)?;
+        let replacement = KeyHash::of(&key, &self.secret);
+        let change = HashChange { id: id.clone(), expected: old.hash, replacement };
+        if !self.store.replace_hash(&change).await? {
+            return Err(StoreError::Changed(id.clone()).into());
+        }
+        let mut record = KeyRecord::clone(&old);
+        record.hash = replacement;
+        record.format = Some(HashFormat::HmacSha256);
+        Ok(IssuedKey { key, record })
     }
 
     /// Marks every key past its expiry as revoked, and returns how many there were. Verification
@@ -192,11 +239,14 @@ impl<S: KeyStore> KeyManager<S> {
 
     /// Draws a key and its record.
     fn draw(&self, new: NewKey) -> Result<IssuedKey, ManageError> {
-        let NewKey { owner, name, scopes, expires_at } = new;
+        let NewKey { id, owner, name, scopes, expires_at } = new;
         if owner.as_str().is_empty() {
             return Err(ManageError::Invalid { field: "the owner", problem: "is empty; name one" });
         }
         check_text("the owner", owner.as_str())?;
+        if let Some(id) = &id {
+            check_id(id)?;
+        }
         check_text("the name", &name)?;
         check_text("the scopes", scopes.as_str())?;
         let now = self.now();
@@ -207,7 +257,8 @@ impl<S: KeyStore> KeyManager<S> {
         }
         let key = ApiKey::generate(&self.secret)?;
         let hash = KeyHash::of(&key, &self.secret);
-        let mut record = KeyRecord::new(KeyId::random()?, owner, hash);
+        let id = id.map_or_else(KeyId::random, Ok)?;
+        let mut record = KeyRecord::new(id, owner, hash);
         record.format = Some(HashFormat::HmacSha256);
         record.name = name;
         record.scopes = scopes;
@@ -230,6 +281,7 @@ impl<S> fmt::Debug for KeyManager<S> {
 /// What a new key is for.
 #[derive(Debug, Clone)]
 pub struct NewKey {
+    id: Option<KeyId>,
     owner: OwnerId,
     name: Box<str>,
     scopes: Scopes,
@@ -239,7 +291,15 @@ pub struct NewKey {
 impl NewKey {
     /// A key that may do nothing and never expires.
     pub fn new(owner: impl Into<OwnerId>, name: &str) -> Self {
-        Self { owner: owner.into(), name: name.into(), scopes: Scopes::default(), expires_at: None }
+        let (owner, scopes) = (owner.into(), Scopes::default());
+        Self { id: None, owner, name: name.into(), scopes, expires_at: None }
+    }
+
+    /// Sets the id, in place of a random one. A second key with the same id is a
+    /// [`Conflict`](StoreError::Conflict): so a caller who asks again, not knowing whether the first
+    /// time succeeded, makes no second key; see [`reissue`](KeyManager::reissue).
+    pub fn id(self, id: impl Into<KeyId>) -> Self {
+        Self { id: Some(id.into()), ..self }
     }
 
     /// Sets what the key may do, such as `read,write`; `admin` grants every scope.
@@ -293,6 +353,14 @@ fn check_text(field: &'static str, text: &str) -> Result<(), ManageError> {
         _ => return Ok(()),
     };
     Err(ManageError::Invalid { field, problem })
+}
+
+fn check_id(id: &KeyId) -> Result<(), ManageError> {
+    let text = id.to_string();
+    if text.is_empty() {
+        return Err(ManageError::Invalid { field: "the id", problem: "is empty; choose one" });
+    }
+    check_text("the id", &text)
 }
 
 /// A date that every store can hold, to the microsecond.
