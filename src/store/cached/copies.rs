@@ -1,0 +1,282 @@
+//! What the cache holds, when an entry is too old, and what each change takes out.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use tokio::time::Instant;
+
+use super::CacheOptions;
+use super::flight::{Flight, Reading};
+use super::log::{ChangeLog, Position};
+use crate::hash::KeyHash;
+use crate::record::{KeyId, KeyRecord};
+use crate::store::Change;
+
+/// Nanoseconds since the cache was made, by a clock that is never set.
+pub(super) type Nanoseconds = u64;
+/// Instead of a time: no follower is connected.
+pub(super) const NEVER: Nanoseconds = Nanoseconds::MAX;
+
+/// When an answer was read, and when it is too old whatever happens.
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    read_at: Nanoseconds,
+    until: Nanoseconds,
+}
+
+#[derive(Clone)]
+struct Kept {
+    record: Arc<KeyRecord>,
+    age: Age,
+}
+
+/// What is kept, under what the candidates of a presented key amount to.
+pub(super) struct Copies {
+    pub(super) options: CacheOptions,
+    start: Instant,
+    known: Cache<KeyHash, Kept, Weight, DefaultHashBuilder, Evicted>,
+    unknown: Cache<KeyHash, Age, Weight>,
+    /// Answers read since then are good until a change is reported.
+    vouched_since: AtomicU64,
+    ledger: Mutex<Ledger>,
+    pub(super) flights: Mutex<HashMap<KeyHash, Flight>>,
+    pub(super) loads: AtomicU64,
+}
+
+/// What has to change together with the cache.
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub(super) changes: ChangeLog,
+    by_id: HashMap<KeyId, KeyHash>,
+    /// Questions whose answer a row that is added could change.
+    provisional: HashSet<KeyHash>,
+}
+
+impl Ledger {
+    /// Strikes off an entry that has left the cache.
+    fn strike(&mut self, question: &KeyHash, kept: &Kept) {
+        if self.by_id.get(&kept.record.id) == Some(question) {
+            self.by_id.remove(&kept.record.id);
+        }
+        self.provisional.remove(question);
+    }
+}
+
+impl Copies {
+    pub(super) fn new(options: CacheOptions) -> Self {
+        let cache = |bytes: u64, entries: u64, typical: u64| {
+            let weight = Weight { least: bytes.div_ceil(entries) };
+            let mut builder = OptionsBuilder::new();
+            let expected = (bytes / typical).min(entries).max(1);
+            builder.estimated_items_capacity(expected as usize).weight_capacity(bytes);
+            (builder.build().expect("both are given"), weight)
+        };
+        let (known, weight) = cache(options.max_bytes, options.max_entries, TYPICAL);
+        let known = Cache::with_options(known, weight, DefaultHashBuilder::default(), Evicted);
+        let (unknown, weight) = cache(options.max_unknown_bytes, u64::MAX, UNKNOWN);
+        let (hasher, lifecycle) = (DefaultHashBuilder::default(), Default::default());
+        let unknown = Cache::with_options(unknown, weight, hasher, lifecycle);
+        Self {
+            options,
+            start: Instant::now(),
+            known,
+            unknown,
+            vouched_since: AtomicU64::new(NEVER),
+            ledger: Mutex::default(),
+            flights: Mutex::default(),
+            loads: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn now(&self) -> Nanoseconds {
+        nanoseconds(self.start.elapsed())
+    }
+
+    /// The answer to a question, while it is known for sure.
+    pub(super) fn recall(&self, question: &KeyHash) -> Option<Option<Arc<KeyRecord>>> {
+        let now = self.now();
+        if let Some(kept) = self.known.get(question)
+            && self.is_good(kept.age, now)
+        {
+            return Some(Some(kept.record));
+        }
+        let age = self.unknown.get(question)?;
+        self.is_good(age, now).then_some(None)
+    }
+
+    fn is_good(&self, age: Age, now: Nanoseconds) -> bool {
+        let unfollowed = age.read_at.saturating_add(nanoseconds(self.options.max_age_unfollowed));
+        match self.vouched_since.load(Ordering::Acquire) {
+            NEVER => now < age.until.min(unfollowed),
+            since => age.read_at >= since && now < age.until,
+        }
+    }
+
+    /// Bytes that the records take, as the bound counts them.
+    pub(super) fn bytes(&self) -> u64 {
+        self.known.weight()
+    }
+
+    pub(super) fn vouch_from(&self, time: Nanoseconds) {
+        self.vouched_since.store(time, Ordering::Release);
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// Keeps an answer, unless a change since its read began concerns it.
+    pub(super) fn keep(
+        &self,
+        question: KeyHash,
+        started_at: Position,
+        read_at: Nanoseconds,
+        reading: &Reading,
+    ) {
+        let mut ledger = self.ledger();
+        if ledger.changes.concerns(started_at, ledger.changes.position(), reading) {
+            return;
+        }
+        self.forget(&mut ledger, &question);
+        let mut until = read_at.saturating_add(nanoseconds(self.options.max_age));
+        let Some(record) = &reading.record else {
+            return self.unknown.insert(question, Age { read_at, until });
+        };
+        // At its expiry a key is looked up once more: it may have been prolonged.
+        if let Some(expires_at) = record.expires_at
+            && let Ok(left) = expires_at.duration_since(SystemTime::now())
+        {
+            until = until.min(self.now().saturating_add(nanoseconds(left)));
+        }
+        if let Some(other) = ledger.by_id.insert(record.id.clone(), question) {
+            // Asked with another ring of secrets. One entry for each key is all that is found by id.
+            self.forget(&mut ledger, &other);
+        }
+        if !reading.is_final {
+            ledger.provisional.insert(question);
+        }
+        let kept = Kept { record: record.clone(), age: Age { read_at, until } };
+        let mut evicted = Vec::new();
+        self.known.insert_with_lifecycle(question, kept, &mut evicted);
+        for (question, kept) in evicted {
+            ledger.strike(&question, &kept);
+        }
+    }
+
+    fn forget(&self, ledger: &mut Ledger, question: &KeyHash) {
+        self.unknown.remove(question);
+        if let Some((_, kept)) = self.known.remove(question) {
+            ledger.strike(question, &kept);
+        }
+    }
+
+    pub(super) fn invalidate(&self, change: Change) {
+        let mut ledger = self.ledger();
+        match &change {
+            Change::Key(id) => {
+                if let Some(question) = ledger.by_id.get(id).copied() {
+                    self.forget(&mut ledger, &question);
+                }
+            }
+            Change::Owner(owner) => {
+                let kept = self.known.iter();
+                let kept: Vec<_> = kept.filter(|(_, kept)| kept.record.owner == *owner).collect();
+                for (question, _) in kept {
+                    self.forget(&mut ledger, &question);
+                }
+            }
+            Change::Added => {
+                self.unknown.clear();
+                for question in std::mem::take(&mut ledger.provisional) {
+                    self.forget(&mut ledger, &question);
+                }
+            }
+            Change::All => {
+                ledger.by_id.clear();
+                ledger.provisional.clear();
+                self.known.clear();
+                self.unknown.clear();
+            }
+        }
+        ledger.changes.push(change);
+    }
+
+    /// Invalidates when the value is dropped: after a write, whether it succeeded, failed with the
+    /// outcome unknown, or was given up half-way.
+    pub(super) fn invalidate_after(&self, changes: Vec<Change>) -> InvalidateAfter<'_> {
+        InvalidateAfter { cache: self, changes }
+    }
+}
+
+pub(super) struct InvalidateAfter<'a> {
+    cache: &'a Copies,
+    pub(super) changes: Vec<Change>,
+}
+
+impl Drop for InvalidateAfter<'_> {
+    fn drop(&mut self) {
+        for change in self.changes.drain(..) {
+            self.cache.invalidate(change);
+        }
+    }
+}
+
+/// Bytes of the tables that an entry takes up: quick_cache's (its documentation gives the formula), with
+/// a ghost for every second entry, and the index by id, both half empty at worst.
+const TABLES: u64 = 320;
+/// Bytes that an unknown key takes up.
+const UNKNOWN: u64 = 192;
+/// Bytes of an entry as they usually come, to size the tables.
+const TYPICAL: u64 = 640;
+/// What the allocator adds to an allocation, and the two counters of an `Arc`.
+const ALLOCATION: u64 = 16;
+
+#[derive(Clone)]
+struct Weight {
+    /// Bounds the number of entries along with their bytes.
+    least: u64,
+}
+
+impl Weighter<KeyHash, Kept> for Weight {
+    fn weight(&self, _: &KeyHash, kept: &Kept) -> u64 {
+        let record = &*kept.record;
+        let reason = record.revocation.as_ref().map_or(0, |revocation| {
+            size_of_val(&**revocation) + revocation.reason.as_ref().map_or(0, |text| text.len())
+        });
+        let texts = record.name.len() + record.owner.as_str().len() + record.scopes.as_str().len();
+        let bytes = TABLES + (size_of::<KeyRecord>() + texts + reason) as u64 + 6 * ALLOCATION;
+        bytes.max(self.least)
+    }
+}
+
+impl Weighter<KeyHash, Age> for Weight {
+    fn weight(&self, _: &KeyHash, _: &Age) -> u64 {
+        UNKNOWN.max(self.least)
+    }
+}
+
+/// Reports evicted entries to whoever inserts.
+#[derive(Clone)]
+struct Evicted;
+
+impl Lifecycle<KeyHash, Kept> for Evicted {
+    type RequestState = Vec<(KeyHash, Kept)>;
+
+    fn on_evict(&self, evicted: &mut Self::RequestState, question: KeyHash, kept: Kept) {
+        evicted.push((question, kept));
+    }
+}
+
+fn nanoseconds(duration: Duration) -> Nanoseconds {
+    // 584 years, short of `NEVER`.
+    Nanoseconds::try_from(duration.as_nanos()).unwrap_or(NEVER - 1)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No lock is held across anything that panics half-way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,83 @@
+//! How a tier in Redis is set up, and what it calls its entries there.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::hash::KeyHash;
+use crate::store::Change;
+
+/// Shortest and longest life of an entry.
+const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+
+/// What a [`RedisStore`] calls its entries, how long it keeps them, and how long it waits for Redis.
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    prefix: String,
+    pub(super) ttl: Duration,
+    pub(super) max_value_bytes: usize,
+    pub(super) timeout: Duration,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            prefix: "lexikon:".to_owned(),
+            ttl: Duration::from_secs(3600),
+            max_value_bytes: 64 << 10,
+            timeout: Duration::from_millis(100),
+        }
+    }
+}
+
+impl RedisOptions {
+    /// What every name in Redis begins with. Default `lexikon:`.
+    pub fn prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
+    /// How long an entry lives, from 1 second to 24 hours; what is outside becomes the nearer of the
+    /// two, with a warning in the log. Default 1 hour.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        let clamped = ttl.clamp(TTL_BOUNDS.0, TTL_BOUNDS.1);
+        if clamped != ttl {
+            warn!(?ttl, ?clamped, "the life of entries in Redis is from 1 second to 24 hours");
+        }
+        Self { ttl: clamped, ..self }
+    }
+
+    /// Longest entry that is stored, in bytes. Default 65,536.
+    pub fn max_value_bytes(self, max_value_bytes: usize) -> Self {
+        Self { max_value_bytes, ..self }
+    }
+
+    /// How long to wait for a connection, and for an answer. Default 100 ms.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    pub(super) fn entry(&self, hash: &KeyHash) -> String {
+        format!("{}auth:key:{}", self.prefix, hash.to_hex())
+    }
+
+    /// The name under which the time of the latest such change is remembered.
+    pub(super) fn mark(&self, change: &Change) -> String {
+        format!("{}auth:changed:{}", self.prefix, change.to_text())
+    }
+
+    pub(super) fn channel(&self) -> String {
+        format!("{}auth:changes", self.prefix)
+    }
+
+    /// A pattern that all entries match, and nothing with another prefix.
+    pub(super) fn pattern(&self) -> String {
+        let mut pattern = String::new();
+        for character in self.prefix.chars() {
+            if r"*?[]^\".contains(character) {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern + "auth:key:*"
+    }
+}
