@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::error::StoreError;
 use crate::store::KeyLookup;
 use crate::store::change::{ChangeFeed, FeedEvent, Message, Subscription};
+use crate::telemetry::{Gauge, Histogram, table};
 
 /// How often a sign of life is asked for.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -49,7 +50,8 @@ impl Follower {
     /// # Panics
     /// Outside a Tokio runtime, as [`tokio::spawn`] does.
     pub fn spawn(store: impl KeyLookup + 'static, feed: impl ChangeFeed) -> Self {
-        let (report, connected) = watch::channel(false);
+        let (state, connected) = watch::channel(false);
+        let report = Report::new(state);
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
             tokio::select! {
@@ -57,7 +59,7 @@ impl Follower {
                 _ = stopped.changed() => {}
             }
             store.observe(&FeedEvent::Lost).await;
-            report.send_replace(false);
+            report.connected(false);
         });
         Self { connected, stop, task }
     }
@@ -91,13 +93,32 @@ impl Drop for Follower {
     }
 }
 
-async fn follow(store: &impl KeyLookup, feed: &impl ChangeFeed, report: &watch::Sender<bool>) {
+/// Whom the task tells of its feed.
+struct Report {
+    state: watch::Sender<bool>,
+    gauge: Gauge,
+    lag: Histogram,
+}
+
+impl Report {
+    fn new(state: watch::Sender<bool>) -> Self {
+        let gauge = Gauge::new(&table::FOLLOWER_CONNECTED, &[]);
+        Self { state, gauge, lag: Histogram::new(&table::INVALIDATION_LAG, &[]) }
+    }
+
+    fn connected(&self, is_connected: bool) {
+        self.gauge.set(|| is_connected.into());
+        self.state.send_replace(is_connected);
+    }
+}
+
+async fn follow(store: &impl KeyLookup, feed: &impl ChangeFeed, report: &Report) {
     loop {
         let error = match timeout(PATIENCE, feed.subscribe()).await {
             Ok(Ok(mut subscription)) => {
                 let error = listen(store, &mut subscription, report).await;
                 store.observe(&FeedEvent::Lost).await;
-                report.send_replace(false);
+                report.connected(false);
                 error
             }
             Ok(Err(error)) => error,
@@ -112,10 +133,10 @@ async fn follow(store: &impl KeyLookup, feed: &impl ChangeFeed, report: &watch::
 async fn listen(
     store: &impl KeyLookup,
     subscription: &mut impl Subscription,
-    report: &watch::Sender<bool>,
+    report: &Report,
 ) -> StoreError {
     store.observe(&FeedEvent::Connected).await;
-    report.send_replace(true);
+    report.connected(true);
     info!("changes to keys are being reported");
     let mut asked = Instant::now();
     let mut answered = true;
@@ -135,7 +156,10 @@ async fn listen(
         }
         match timeout_at(due, subscription.receive()).await {
             Ok(Ok(Message::Changed(change))) => store.observe(&FeedEvent::Changed(change)).await,
-            Ok(Ok(Message::Beat)) => answered = true,
+            Ok(Ok(Message::Beat)) => {
+                answered = true;
+                report.lag.record(asked.elapsed());
+            }
             Ok(Ok(Message::Other)) | Err(_) => {}
             Ok(Err(error)) => return error,
         }

@@ -47,6 +47,7 @@
 //! | `tower` | [`http`]: a layer that verifies the key of every request, for axum, hyper and tonic |
 //! | `axum` | extractors for axum, on `axum-core`; implies `tower` |
 //! | `throttle` | `http::Throttle`, a limit on refused keys for each client address; implies `tower` |
+//! | `metrics` | what verifiers, caches, stores and followers count and time, through the `metrics` crate; see `LATENCY_BUCKETS` |
 //! | `conformance` | `store::conformance`: the tests that every store must pass |
 //!
 //! A feature adds; it never changes what the others do.
@@ -78,6 +79,7 @@ mod record;
 mod scopes;
 mod secret;
 pub mod store;
+mod telemetry;
 mod usage;
 mod verify;
 
@@ -100,13 +102,16 @@ pub use store::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 #[cfg(feature = "cache")]
-pub use store::{CacheOptions, CachedStore};
+pub use store::{CacheCounts, CacheOptions, CachedStore};
 pub use store::{
     Change, DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, MemoryStore,
     Page, Usage,
 };
 #[cfg(feature = "redis")]
-pub use store::{RedisOptions, RedisStore};
+pub use store::{RedisCounts, RedisOptions, RedisStore};
+#[cfg(feature = "metrics")]
+pub use telemetry::LATENCY_BUCKETS;
+pub use telemetry::SECURITY_TARGET;
 pub use usage::Flushed;
 pub use verify::{VerifiedKey, Verifier};
 

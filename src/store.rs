@@ -38,7 +38,7 @@ mod sql;
 mod sqlite;
 
 #[cfg(feature = "cache")]
-pub use cached::{CacheOptions, CachedStore};
+pub use cached::{CacheCounts, CacheOptions, CachedStore};
 pub use change::{Change, ChangeFeed, FeedEvent, Message, Subscription};
 pub use erased::DynKeyStore;
 pub use memory::MemoryStore;

@@ -17,6 +17,7 @@ use crate::error::StoreError;
 use crate::hash::HashFormat;
 use crate::record::{ById, KeyId, KeyRecord};
 use crate::store::{HashChange, KeyStore, Usage};
+use crate::telemetry::{Counter, Histogram, Stopwatch, Tally, table};
 
 /// Locks that notes are spread over, so that two verifications rarely meet on one.
 const SHARDS: usize = 16;
@@ -89,7 +90,8 @@ pub(crate) struct WriteBehind {
     used: [Shard; SHARDS],
     hasher: RandomState,
     changes: Mutex<HashMap<KeyId, HashChange>>,
-    dropped: AtomicU64,
+    dropped: Tally,
+    telemetry: Flushes,
     #[cfg(feature = "tokio")]
     pub(crate) wake: tokio::sync::Notify,
 }
@@ -107,7 +109,8 @@ impl WriteBehind {
             used: std::array::from_fn(|_| shard()),
             hasher: RandomState::new(),
             changes: Mutex::new(HashMap::with_capacity(CHANGES_CAPACITY)),
-            dropped: AtomicU64::new(0),
+            dropped: Tally::new(Counter::new(&table::DROPPED_USES, &[])),
+            telemetry: Flushes::new(),
             #[cfg(feature = "tokio")]
             wake: tokio::sync::Notify::new(),
         }
@@ -134,7 +137,7 @@ impl WriteBehind {
             let (at, format) = waiting.pending_use.latest();
             record.pending_use.note(at, format);
         } else if used.len() == SHARD_CAPACITY {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.add(1);
             return;
         }
         used.replace(ById(record.clone()));
@@ -159,25 +162,61 @@ impl WriteBehind {
 
     /// How many uses were dropped because there was no room.
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.dropped.read()
     }
 
     /// Writes everything noted so far. What is not written, because the store failed or because the
     /// future was dropped, is kept for the next flush.
     pub(crate) async fn flush(&self, store: &impl KeyStore) -> Result<Flushed, StoreError> {
+        let started = Stopwatch::start();
+        let flushed = self.write(store).await;
+        self.telemetry.duration.record(started.elapsed());
+        match flushed {
+            Ok(_) => self.telemetry.written.add(1),
+            Err(_) => self.telemetry.failed.add(1),
+        }
+        flushed
+    }
+
+    async fn write(&self, store: &impl KeyStore) -> Result<Flushed, StoreError> {
         let mut batch = Batch::take(self);
         let used = batch.used.len();
         while !batch.used.is_empty() {
             let rest = batch.used.len().saturating_sub(WRITE_AT_ONCE);
             store.record_usage(&batch.used[rest..]).await?;
+            self.telemetry.used.add((batch.used.len() - rest) as u64);
             batch.used.truncate(rest);
         }
         let mut upgraded = 0;
         while let Some(change) = batch.changes.last() {
-            upgraded += usize::from(store.replace_hash(change).await?);
+            let replaced = store.replace_hash(change).await?;
+            self.telemetry.upgraded.add(replaced.into());
+            upgraded += usize::from(replaced);
             batch.changes.pop();
         }
         Ok(Flushed { used, upgraded })
+    }
+}
+
+/// What flushes report.
+struct Flushes {
+    written: Counter,
+    failed: Counter,
+    duration: Histogram,
+    used: Counter,
+    upgraded: Counter,
+}
+
+impl Flushes {
+    fn new() -> Self {
+        let flushes = |outcome| Counter::new(&table::FLUSHES, &[("outcome", outcome)]);
+        Self {
+            written: flushes("written"),
+            failed: flushes("failed"),
+            duration: Histogram::new(&table::FLUSH_DURATION, &[]),
+            used: Counter::new(&table::USAGE_WRITTEN, &[]),
+            upgraded: Counter::new(&table::HASHES_UPGRADED, &[]),
+        }
     }
 }
 

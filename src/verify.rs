@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::{error, warn};
+use tracing::{Instrument, debug_span};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Refusal, StoreError, VerifyError};
@@ -15,6 +15,7 @@ use crate::record::{KeyId, KeyRecord, OwnerId};
 use crate::scopes::Scopes;
 use crate::secret::SecretRing;
 use crate::store::{HashChange, KeyLookup, KeyStore};
+use crate::telemetry::{Stopwatch, Verifications, security};
 use crate::usage::{Flushed, WriteBehind};
 
 /// Decides whether a presented key is accepted.
@@ -42,13 +43,15 @@ pub struct Verifier<S> {
     policy: Policy,
     clock: Arc<dyn Clock>,
     notes: WriteBehind,
+    telemetry: Verifications,
 }
 
 impl<S: KeyLookup> Verifier<S> {
     /// A verifier with the default [`Policy`], which accepts every key that the lexikon service does.
     pub fn new(store: S, ring: SecretRing) -> Self {
         let (policy, clock) = (Policy::default(), Arc::new(SystemClock));
-        Self { store, ring, policy, clock, notes: WriteBehind::new() }
+        let (notes, telemetry) = (WriteBehind::new(), Verifications::new());
+        Self { store, ring, policy, clock, notes, telemetry }
     }
 
     /// Sets the policy.
@@ -87,23 +90,32 @@ impl<S: KeyLookup> Verifier<S> {
     ) -> impl Future<Output = Result<VerifiedKey, VerifyError>> + Send + 'a {
         let presented = presented.as_ref();
         async move {
-            let key = PresentedKey::parse(presented).map_err(Refusal::Malformed)?;
+            let started = Stopwatch::start();
             let mut candidates = Candidates::none();
-            self.fill(&mut candidates, &key)?;
-            let found = self.store.find(&candidates).await.map_err(VerifyError::Unavailable)?;
-            self.admit(&candidates, found.ok_or(Refusal::Unknown)?)
+            let answer = match self.fill(&mut candidates, presented) {
+                Ok(()) => match self.store.find(&candidates).await {
+                    Ok(Some(record)) => self.admit(&candidates, record),
+                    Ok(None) => Err(Refusal::Unknown.into()),
+                    Err(error) => Err(VerifyError::Unavailable(error)),
+                },
+                Err(refusal) => Err(refusal.into()),
+            };
+            self.telemetry.ended(started, &answer);
+            answer
         }
+        .instrument(debug_span!(target: "lexikon_auth", "verify"))
     }
 
     #[inline]
-    fn fill(&self, candidates: &mut Candidates, key: &PresentedKey<'_>) -> Result<(), Refusal> {
+    fn fill(&self, candidates: &mut Candidates, presented: &[u8]) -> Result<(), Refusal> {
+        let key = PresentedKey::parse(presented)?;
         if !key.is_tagged() && self.policy.untagged == UntaggedPolicy::Refuse {
             return Err(Refusal::UntaggedClosed);
         }
         if key.is_tagged() && !bool::from(key.tag_is_valid(&self.ring)) {
             return Err(Refusal::ForgedTag);
         }
-        candidates.fill(key, &self.ring);
+        candidates.fill(&key, &self.ring);
         Ok(())
     }
 
@@ -114,7 +126,6 @@ impl<S: KeyLookup> Verifier<S> {
         record: Arc<KeyRecord>,
     ) -> Result<VerifiedKey, VerifyError> {
         let Some(matched) = candidates.matching(&record.hash) else {
-            error!(key_id = %record.id, "the store returned a row that was not asked for");
             return Err(VerifyError::Unavailable(StoreError::WrongRow(record.id.clone())));
         };
         let now = self.clock.now();
@@ -132,7 +143,7 @@ impl<S: KeyLookup> Verifier<S> {
             if !self.accepts_legacy(now) {
                 return refuse(Refusal::LegacyClosed);
             }
-            warn!(key_id = %record.id, "a key stored as plain SHA-256 was accepted");
+            security::legacy_accepted(&record, now);
         }
         self.note(candidates, &record, matched, now);
         Ok(VerifiedKey { record, matched })

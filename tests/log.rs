@@ -1,4 +1,4 @@
-//! What verification logs: a legacy match and a wrong row, each with the key's id and never the key.
+//! What verification logs: every event with its level and fields, and never a key, a hash or a secret.
 //!
 //! In a process of its own, where all threads that verify also listen: `tracing` remembers for each
 //! place whether anybody listens, and may miss a listener that comes while the place is first used.
@@ -7,12 +7,16 @@ mod common;
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::{
     FORGED, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, hmac_hash, legacy_hash,
-    ready, record, store, untagged_record, verifier,
+    noon, ready, record, store, untagged_record, verifier,
 };
-use lexikon_auth::{HashFormat, LegacyPolicy, Policy};
+use lexikon_auth::{
+    Candidates, HashFormat, KeyLookup, KeyRecord, LegacyPolicy, MemoryStore, Policy,
+    SECURITY_TARGET, StoreError, UntaggedPolicy, Verifier,
+};
 use tracing_subscriber::filter::LevelFilter;
 
 /// A log that the tests can read.
@@ -29,48 +33,127 @@ impl io::Write for Log {
     }
 }
 
-/// What `work` logs, down to the finest level.
-fn logged(work: impl FnOnce()) -> String {
+/// The lines that `work` logs, down to `level`.
+fn logged_to(level: LevelFilter, work: impl FnOnce()) -> Vec<String> {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
+        .with_max_level(level)
         .with_writer(move || writer.clone())
+        .without_time()
+        .with_ansi(false)
         .finish();
     tracing::subscriber::with_default(subscriber, work);
-    String::from_utf8(log.0.lock().unwrap().clone()).expect("a UTF-8 log")
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).expect("a UTF-8 log");
+    for secret in [UNTAGGED, TAGGED, FORGED, SECRETS[0]] {
+        assert_reveals_nothing(&log, secret);
+    }
+    for hash in [legacy_hash(UNTAGGED), hmac_hash(SECRETS[0], UNTAGGED)] {
+        assert_reveals_nothing(&log, &hash.to_hex());
+    }
+    log.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+/// Asserts that one verification logs this one line in its span, and that the documentation knows it.
+#[track_caller]
+fn assert_logs<S: KeyLookup>(
+    verifier: &Verifier<S>,
+    key: &str,
+    level: &str,
+    message: &str,
+    fields: &str,
+) {
+    let lines = logged_to(LevelFilter::TRACE, || _ = ready(verifier.verify(key)));
+    assert_eq!(lines, [format!("{level} verify: {SECURITY_TARGET}: {message} {fields}")]);
+    let row = format!("| `{SECURITY_TARGET}` | {} | {message} |", level.to_lowercase());
+    assert!(include_str!("../docs/telemetry.md").contains(&row), "docs/telemetry.md has no {row}");
+}
+
+/// A store that holds [`UNTAGGED`] in a changed record.
+fn stored(format: HashFormat, change: impl FnOnce(&mut KeyRecord)) -> MemoryStore {
+    let mut record = untagged_record(format);
+    change(&mut record);
+    store(&[record])
 }
 
 #[test]
-fn a_legacy_match_is_logged_as_a_warning_with_the_id_and_never_the_key() {
-    let verifier = verifier(store(&[untagged_record(HashFormat::Sha256)]));
-    let log = logged(|| _ = ready(verifier.verify(UNTAGGED)).unwrap());
-    assert!(log.contains("WARN") && log.contains("key_id=legacy"), "{log}");
-    assert_reveals_nothing(&log, UNTAGGED);
-    assert_reveals_nothing(&log, SECRETS[0]);
-    assert_reveals_nothing(&log, &legacy_hash(UNTAGGED).to_hex());
+fn an_accepted_key_is_not_logged() {
+    let verifier = verifier(store(&[record("key-1", hmac_hash(SECRETS[0], TAGGED))]));
+    let lines = logged_to(LevelFilter::TRACE, || _ = ready(verifier.verify(TAGGED)).unwrap());
+    assert!(lines.is_empty(), "{lines:?}");
 }
 
 #[test]
-fn a_wrong_row_is_logged_as_an_error_with_the_id_and_never_the_key() {
-    let row = record("wrong", hmac_hash(SECRETS[1], UNTAGGED));
-    let verifier = verifier(WrongRow(row.into()));
-    let log = logged(|| _ = ready(verifier.verify(UNTAGGED)).unwrap_err());
-    assert!(log.contains("ERROR") && log.contains("key_id=wrong"), "{log}");
-    assert_reveals_nothing(&log, UNTAGGED);
+fn an_accepted_legacy_key_is_a_warning_with_its_age() {
+    let day = Duration::from_secs(24 * 3600);
+    let message = "a key stored as plain SHA-256 was accepted";
+    let ages = [
+        (None, ""),
+        (Some(noon() - 3 * day + Duration::from_secs(1)), " age_days=2"),
+        (Some(noon() - 3 * day), " age_days=3"),
+        (Some(noon() + day), ""),
+    ];
+    for (created_at, age) in ages {
+        let store = stored(HashFormat::Sha256, |record| record.created_at = created_at);
+        let fields = format!("key_id=legacy owner=user-1{age}");
+        assert_logs(&verifier(store), UNTAGGED, "WARN", message, &fields);
+    }
 }
 
 #[test]
-fn nothing_else_is_logged() {
-    let stored =
-        [record("key-1", hmac_hash(SECRETS[0], TAGGED)), untagged_record(HashFormat::Sha256)];
-    let closed = Policy::default().legacy(LegacyPolicy::Refuse);
-    let verifier = verifier(store(&stored)).with_policy(closed);
-    let log = logged(|| {
-        _ = ready(verifier.verify(TAGGED)).unwrap();
-        for key in ["lxk_", FORGED, UNTAGGED] {
-            ready(verifier.verify(key)).unwrap_err();
+fn a_refusal_of_a_known_key_is_logged_with_its_id() {
+    let modern = |change: fn(&mut KeyRecord)| verifier(stored(HashFormat::HmacSha256, change));
+    let refused = |verifier: Verifier<MemoryStore>, id, reason| {
+        let fields = format!("key_id={id} reason=\"{reason}\"");
+        assert_logs(&verifier, UNTAGGED, "INFO", "a key was refused", &fields);
+    };
+    let expired = modern(|record| record.expires_at = Some(noon()));
+    refused(expired, "modern", "expired");
+    let revoked = modern(|record| record.revocation = Some(Box::default()));
+    refused(revoked, "modern", "revoked");
+    let store = stored(HashFormat::HmacSha256, |_| {});
+    store.set_owner_active(&"user-1".into(), false);
+    refused(verifier(store), "modern", "owner_disabled");
+    let legacy = verifier(stored(HashFormat::Sha256, |_| {}));
+    let closed = legacy.with_policy(Policy::default().legacy(LegacyPolicy::Refuse));
+    refused(closed, "legacy", "legacy_closed");
+}
+
+#[test]
+fn garbage_is_logged_for_debugging_alone() {
+    let open = verifier(MemoryStore::new());
+    let policy = Policy::default().untagged(UntaggedPolicy::Refuse);
+    let tagged_only = verifier(MemoryStore::new()).with_policy(policy);
+    let cases = [
+        (&open, "lxk_", "malformed"),
+        (&open, FORGED, "forged_tag"),
+        (&open, UNTAGGED, "unknown"),
+        (&tagged_only, UNTAGGED, "untagged_closed"),
+    ];
+    for (verifier, key, reason) in cases {
+        let fields = format!("reason=\"{reason}\"");
+        assert_logs(verifier, key, "DEBUG", "a key was refused", &fields);
+        let lines = logged_to(LevelFilter::INFO, || _ = ready(verifier.verify(key)).unwrap_err());
+        assert!(lines.is_empty(), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_store_that_fails_is_logged_once() {
+    struct Broken;
+    impl KeyLookup for Broken {
+        async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+            Err(StoreError::Unavailable("no route".into()))
         }
-    });
-    assert_eq!(log, "");
+    }
+    let (message, fields) =
+        ("a key could not be verified", "error=the store is unavailable: no route");
+    assert_logs(&verifier(Broken), UNTAGGED, "WARN", message, fields);
+}
+
+#[test]
+fn a_wrong_row_is_an_error_with_its_id() {
+    let row = record("wrong", hmac_hash(SECRETS[1], UNTAGGED));
+    let message = "the store returned a row that was not asked for";
+    assert_logs(&verifier(WrongRow(row.into())), UNTAGGED, "ERROR", message, "key_id=wrong");
 }

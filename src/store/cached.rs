@@ -1,15 +1,16 @@
 //! The in-process cache.
 
 mod copies;
+mod counts;
 mod flight;
 mod log;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use self::copies::{Copies, NEVER};
+pub use self::counts::CacheCounts;
 use self::flight::Answer;
 use super::{Change, FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate};
 use super::{Page, Usage};
@@ -131,7 +132,12 @@ impl<S: KeyLookup> CachedStore<S> {
 
     /// How many times the store beneath was asked.
     pub fn loads(&self) -> u64 {
-        self.cache.loads.load(Ordering::Relaxed)
+        self.cache.counters.loads.read()
+    }
+
+    /// What has happened so far, and what is held.
+    pub fn counts(&self) -> CacheCounts {
+        self.cache.counts()
     }
 }
 

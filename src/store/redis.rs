@@ -73,7 +73,7 @@ impl<S: KeyLookup> RedisStore<S> {
     pub async fn new(store: S, client: Client, ring: &SecretRing, options: RedisOptions) -> Self {
         let link = Link::new(client.clone(), options.clone()).await;
         let keys = ring.secrets().map(ServerSecret::entry_key).collect();
-        let tier = Tier { options, client, link, keys, counters: Counters::default() };
+        let tier = Tier { options, client, link, keys, counters: Counters::new() };
         Self { store: Arc::new(store), tier: Arc::new(tier) }
     }
 
@@ -92,6 +92,12 @@ impl<S: KeyLookup> RedisStore<S> {
     /// What has happened so far.
     pub fn counts(&self) -> RedisCounts {
         self.tier.counters.read()
+    }
+
+    /// Whether Redis is being used right now. It is bypassed while it is down, and while a change may have
+    /// been missed there.
+    pub fn is_used(&self) -> bool {
+        self.tier.link.is_trusted()
     }
 
     /// Has all instances forget what a change concerns. For changes made behind the back of this value

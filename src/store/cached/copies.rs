@@ -10,6 +10,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use tokio::time::Instant;
 
 use super::CacheOptions;
+use super::counts::{CacheCounts, Counters, Size};
 use super::flight::{Flight, Reading};
 use super::log::{ChangeLog, Position};
 use crate::hash::KeyHash;
@@ -39,12 +40,14 @@ pub(super) struct Copies {
     pub(super) options: CacheOptions,
     start: Instant,
     known: Cache<KeyHash, Kept, Weight, DefaultHashBuilder, Evicted>,
-    unknown: Cache<KeyHash, Age, Weight>,
+    unknown: Cache<KeyHash, Age, Weight, DefaultHashBuilder, Evicted>,
     /// Answers read since then are good until a change is reported.
     vouched_since: AtomicU64,
     ledger: Mutex<Ledger>,
     pub(super) flights: Mutex<HashMap<KeyHash, Flight>>,
-    pub(super) loads: AtomicU64,
+    pub(super) counters: Counters,
+    known_size: Size,
+    unknown_size: Size,
 }
 
 /// What has to change together with the cache.
@@ -78,8 +81,7 @@ impl Copies {
         let (known, weight) = cache(options.max_bytes, options.max_entries, TYPICAL);
         let known = Cache::with_options(known, weight, DefaultHashBuilder::default(), Evicted);
         let (unknown, weight) = cache(options.max_unknown_bytes, u64::MAX, UNKNOWN);
-        let (hasher, lifecycle) = (DefaultHashBuilder::default(), Default::default());
-        let unknown = Cache::with_options(unknown, weight, hasher, lifecycle);
+        let unknown = Cache::with_options(unknown, weight, DefaultHashBuilder::default(), Evicted);
         Self {
             options,
             start: Instant::now(),
@@ -88,7 +90,9 @@ impl Copies {
             vouched_since: AtomicU64::new(NEVER),
             ledger: Mutex::default(),
             flights: Mutex::default(),
-            loads: AtomicU64::new(0),
+            counters: Counters::new(),
+            known_size: Size::of("known"),
+            unknown_size: Size::of("unknown"),
         }
     }
 
@@ -102,10 +106,15 @@ impl Copies {
         if let Some(kept) = self.known.get(question)
             && self.is_good(kept.age, now)
         {
+            self.counters.hits.add();
             return Some(Some(kept.record));
         }
-        let age = self.unknown.get(question)?;
-        self.is_good(age, now).then_some(None)
+        if self.unknown.get(question).is_some_and(|age| self.is_good(age, now)) {
+            self.counters.unknown_hits.add();
+            return Some(None);
+        }
+        self.counters.misses.add(1);
+        None
     }
 
     fn is_good(&self, age: Age, now: Nanoseconds) -> bool {
@@ -119,6 +128,21 @@ impl Copies {
     /// Bytes that the records take, as the bound counts them.
     pub(super) fn bytes(&self) -> u64 {
         self.known.weight()
+    }
+
+    pub(super) fn counts(&self) -> CacheCounts {
+        CacheCounts {
+            entries: self.known.len() as u64,
+            unknown_entries: self.unknown.len() as u64,
+            bytes: self.known.weight(),
+            unknown_bytes: self.unknown.weight(),
+            ..self.counters.read()
+        }
+    }
+
+    fn report_size(&self) {
+        self.known_size.set(|| self.known.len(), || self.known.weight());
+        self.unknown_size.set(|| self.unknown.len(), || self.unknown.weight());
     }
 
     pub(super) fn vouch_from(&self, time: Nanoseconds) {
@@ -144,7 +168,11 @@ impl Copies {
         self.forget(&mut ledger, &question);
         let mut until = read_at.saturating_add(nanoseconds(self.options.max_age));
         let Some(record) = &reading.record else {
-            return self.unknown.insert(question, Age { read_at, until });
+            let mut evicted = Vec::new();
+            let age = Age { read_at, until };
+            self.unknown.insert_with_lifecycle(question, age, &mut evicted);
+            self.counters.unknown_evictions.add(evicted.len() as u64);
+            return self.report_size();
         };
         // At its expiry a key is looked up once more: it may have been prolonged.
         if let Some(expires_at) = record.expires_at
@@ -162,6 +190,8 @@ impl Copies {
         let kept = Kept { record: record.clone(), age: Age { read_at, until } };
         let mut evicted = Vec::new();
         self.known.insert_with_lifecycle(question, kept, &mut evicted);
+        self.counters.evictions.add(evicted.len() as u64);
+        self.report_size();
         for (question, kept) in evicted {
             ledger.strike(&question, &kept);
         }
@@ -202,6 +232,8 @@ impl Copies {
                 self.unknown.clear();
             }
         }
+        self.counters.invalidated(&change);
+        self.report_size();
         ledger.changes.push(change);
     }
 
@@ -263,11 +295,11 @@ impl Weighter<KeyHash, Age> for Weight {
 #[derive(Clone)]
 struct Evicted;
 
-impl Lifecycle<KeyHash, Kept> for Evicted {
-    type RequestState = Vec<(KeyHash, Kept)>;
+impl<T> Lifecycle<KeyHash, T> for Evicted {
+    type RequestState = Vec<(KeyHash, T)>;
 
-    fn on_evict(&self, evicted: &mut Self::RequestState, question: KeyHash, kept: Kept) {
-        evicted.push((question, kept));
+    fn on_evict(&self, evicted: &mut Self::RequestState, question: KeyHash, entry: T) {
+        evicted.push((question, entry));
     }
 }
 

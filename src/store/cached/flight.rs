@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures_util::future::{FutureExt, Shared, WeakShared};
 
@@ -88,7 +87,7 @@ impl<S: KeyLookup + 'static> CachedStore<S> {
             return (flight.started_at, load);
         }
         let started_at = self.cache.ledger().changes.position();
-        let number = self.cache.loads.fetch_add(1, Ordering::Relaxed);
+        let number = self.cache.counters.loads.add(1);
         let landing = Landing { cache: self.cache.clone(), question, number };
         let (store, candidates) = (self.store.clone(), candidates.clone());
         let load = async move {

@@ -1,6 +1,6 @@
 //! What a tier in Redis counts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::telemetry::{Counter, Histogram, Tally, table};
 
 /// What has happened in a [`RedisStore`] since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,28 +23,43 @@ pub struct RedisCounts {
     pub unwritten: u64,
 }
 
-#[derive(Default)]
 pub(super) struct Counters {
-    pub(super) hits: AtomicU64,
-    pub(super) misses: AtomicU64,
-    pub(super) bypassed: AtomicU64,
-    pub(super) rejected: AtomicU64,
-    pub(super) stale: AtomicU64,
-    pub(super) oversized: AtomicU64,
-    pub(super) unwritten: AtomicU64,
+    pub(super) hits: Tally,
+    pub(super) misses: Tally,
+    pub(super) bypassed: Tally,
+    pub(super) rejected: Tally,
+    pub(super) stale: Tally,
+    pub(super) oversized: Tally,
+    pub(super) unwritten: Tally,
+    pub(super) scan_duration: Histogram,
 }
 
 impl Counters {
+    pub(super) fn new() -> Self {
+        let tally = |metric| Tally::new(Counter::new(metric, &[]));
+        let rejections =
+            |reason| Tally::new(Counter::new(&table::REDIS_REJECTIONS, &[("reason", reason)]));
+        Self {
+            hits: tally(&table::REDIS_HITS),
+            misses: tally(&table::REDIS_MISSES),
+            bypassed: tally(&table::REDIS_BYPASSED),
+            rejected: rejections("tampered"),
+            stale: rejections("stale"),
+            oversized: rejections("oversized"),
+            unwritten: rejections("unwritten"),
+            scan_duration: Histogram::new(&table::REDIS_SCAN_DURATION, &[]),
+        }
+    }
+
     pub(super) fn read(&self) -> RedisCounts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         RedisCounts {
-            hits: read(&self.hits),
-            misses: read(&self.misses),
-            bypassed: read(&self.bypassed),
-            rejected: read(&self.rejected),
-            stale: read(&self.stale),
-            oversized: read(&self.oversized),
-            unwritten: read(&self.unwritten),
+            hits: self.hits.read(),
+            misses: self.misses.read(),
+            bypassed: self.bypassed.read(),
+            rejected: self.rejected.read(),
+            stale: self.stale.read(),
+            oversized: self.oversized.read(),
+            unwritten: self.unwritten.read(),
         }
     }
 }

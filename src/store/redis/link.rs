@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::RedisOptions;
 use crate::store::Change;
+use crate::telemetry::{Gauge, table};
 
 /// How long Redis is left alone before it is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -39,6 +40,8 @@ pub(super) struct Link {
     is_distrusted: AtomicBool,
     /// A follower has lost its feed, so changes made elsewhere may not be remembered either.
     is_unfollowed: AtomicBool,
+    /// Whether Redis is used, for whoever watches.
+    gauge: Gauge,
 }
 
 enum State {
@@ -57,9 +60,10 @@ impl Link {
             state: RwLock::new(State::Down),
             is_distrusted: AtomicBool::new(false),
             is_unfollowed: AtomicBool::new(false),
+            gauge: Gauge::new(&table::REDIS_STATE, &[]),
         });
         match link.connect().await {
-            Ok(connection) => *link.state() = State::Up(connection),
+            Ok(connection) => link.enter(&mut link.state(), State::Up(connection)),
             Err(error) => {
                 warn!(%error, "Redis cannot be reached; it is bypassed until it can");
                 link.runtime.spawn(recover(Arc::downgrade(&link)));
@@ -70,14 +74,22 @@ impl Link {
 
     /// A connection to read from and write to, unless Redis is to be bypassed.
     pub(super) fn trusted(&self) -> Option<MultiplexedConnection> {
-        let bypassed = self.is_distrusted.load(Ordering::Acquire)
-            || self.is_unfollowed.load(Ordering::Acquire);
-        if bypassed { None } else { self.any() }
+        if self.is_bypassed() { None } else { self.any() }
+    }
+
+    /// Whether there is such a connection.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted().is_some()
+    }
+
+    fn is_bypassed(&self) -> bool {
+        self.is_distrusted.load(Ordering::Acquire) || self.is_unfollowed.load(Ordering::Acquire)
     }
 
     /// Sets whether the feed of changes is lost.
     pub(super) fn set_unfollowed(&self, is_unfollowed: bool) {
         self.is_unfollowed.store(is_unfollowed, Ordering::Release);
+        self.report(&self.state());
     }
 
     /// Bypasses Redis from now on, until it answers again.
@@ -85,7 +97,7 @@ impl Link {
         let mut state = self.state();
         if matches!(*state, State::Up(_)) {
             warn!(%error, "Redis failed; it is bypassed until it answers again");
-            *state = State::Down;
+            self.enter(&mut state, State::Down);
             self.runtime.spawn(recover(Arc::downgrade(self)));
         }
     }
@@ -116,6 +128,17 @@ impl Link {
 
     fn state(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, state: &mut State, new: State) {
+        *state = new;
+        self.report(state);
+    }
+
+    /// Under the lock of the state, so that the latest report is of the latest state.
+    fn report(&self, state: &State) {
+        let is_used = matches!(state, State::Up(_)) && !self.is_bypassed();
+        self.gauge.set(|| is_used.into());
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
@@ -171,7 +194,7 @@ async fn recover(link: Weak<Link>) {
         // Under the lock: a change that fails from here on finds the connection up, and starts over.
         let mut state = link.state();
         if !link.is_distrusted.load(Ordering::Acquire) {
-            *state = State::Up(connection);
+            link.enter(&mut state, State::Up(connection));
             info!("Redis answers again");
             return;
         }

@@ -1,12 +1,11 @@
 //! What is asked of Redis, and what is written there.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ErrorKind, RedisError, RedisResult, Value};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::counts::Counters;
 use super::entry::{Entry, ServerTime};
@@ -18,6 +17,7 @@ use crate::hash::{Candidates, KeyHash};
 use crate::hmac::HmacKey;
 use crate::record::{KeyRecord, OwnerId};
 use crate::store::Change;
+use crate::telemetry::{Stopwatch, security};
 
 /// Keys that one step of a clearing looks at.
 const BATCH: usize = 500;
@@ -42,20 +42,20 @@ pub(super) enum Fetched {
 impl Tier {
     pub(super) async fn fetch(&self, candidates: &Candidates) -> Fetched {
         let Some(mut connection) = self.link.trusted() else {
-            self.counters.bypassed.fetch_add(1, Ordering::Relaxed);
+            self.counters.bypassed.add(1);
             return Fetched::Bypassed;
         };
         match self.ask(&mut connection, candidates).await {
             Ok(Ok(record)) => {
-                self.counters.hits.fetch_add(1, Ordering::Relaxed);
+                self.counters.hits.add(1);
                 Fetched::Found(record)
             }
             Ok(Err(now)) => {
-                self.counters.misses.fetch_add(1, Ordering::Relaxed);
+                self.counters.misses.add(1);
                 Fetched::Missing(now)
             }
             Err(error) => {
-                self.counters.bypassed.fetch_add(1, Ordering::Relaxed);
+                self.counters.bypassed.add(1);
                 self.link.fail(&error);
                 Fetched::Bypassed
             }
@@ -100,7 +100,7 @@ impl Tier {
         // A mark that is no number says nothing: the entry does not count.
         let is_older = |mark: &String| mark.parse().is_ok_and(|mark: u64| mark < entry.read_at);
         if !marks.iter().flatten().all(is_older) {
-            self.counters.stale.fetch_add(1, Ordering::Relaxed);
+            self.counters.stale.add(1);
             return Ok(Err(now));
         }
         Ok(Ok(Arc::new(record)))
@@ -118,10 +118,8 @@ impl Tier {
         }
         let entry = bytes.ok().and_then(|bytes| Entry::decode(&bytes, hash, &self.keys));
         if entry.is_none() {
-            self.counters.rejected.fetch_add(1, Ordering::Relaxed);
-            warn!(
-                "an entry in Redis was not written by an instance with this secret; it is ignored"
-            );
+            self.counters.rejected.add(1);
+            security::entry_tampered();
         }
         entry
     }
@@ -133,14 +131,14 @@ impl Tier {
         let valid_until = read_at.saturating_add(ttl.as_micros() as u64);
         let entry = Entry { record: record.clone(), read_at, valid_until }.encode(&self.keys[0]);
         if entry.len() > self.options.max_value_bytes {
-            self.counters.oversized.fetch_add(1, Ordering::Relaxed);
+            self.counters.oversized.add(1);
             return;
         }
         let mut set = redis::cmd("SET");
         set.arg(self.options.entry(&record.hash)).arg(entry);
         set.arg("PX").arg((ttl.as_millis() as u64).max(1));
         if let Err(error) = set.exec_async(&mut connection).await {
-            self.counters.unwritten.fetch_add(1, Ordering::Relaxed);
+            self.counters.unwritten.add(1);
             match error.kind() {
                 // Full memory, for instance: reading goes on.
                 ErrorKind::Server(_) | ErrorKind::Extension => {
@@ -160,8 +158,10 @@ impl Tier {
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(BATCH);
+            let started = Stopwatch::start();
             let (next, names): (u64, Vec<Vec<u8>>) =
                 scan.query_async(&mut connection).await.map_err(unavailable)?;
+            self.counters.scan_duration.record(started.elapsed());
             // A step can return more than it was asked for.
             for names in names.chunks(BATCH) {
                 let batch = match owner {

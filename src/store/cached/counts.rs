@@ -1,0 +1,148 @@
+//! What a cache counts.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::store::Change;
+use crate::telemetry::{Counter, Gauge, Tally, table};
+
+/// What has happened in a [`CachedStore`](crate::CachedStore) since it was made, and what it holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheCounts {
+    /// Look-ups that an entry answered with a record.
+    pub hits: u64,
+    /// Look-ups that an entry answered with "no such key".
+    pub unknown_hits: u64,
+    /// Look-ups that no entry answered.
+    pub misses: u64,
+    /// Look-ups in the store beneath, each on behalf of all misses that wait for it.
+    pub loads: u64,
+    /// Records that had to make room for others.
+    pub evictions: u64,
+    /// Unknown keys that had to make room for others.
+    pub unknown_evictions: u64,
+    /// Changes that the cache was told of, by whomever.
+    pub invalidations: u64,
+    /// Records that are held.
+    pub entries: u64,
+    /// Unknown keys that are held.
+    pub unknown_entries: u64,
+    /// Bytes of the records that are held, as the bound counts them.
+    pub bytes: u64,
+    /// Bytes of the unknown keys that are held, as their bound counts them.
+    pub unknown_bytes: u64,
+}
+
+pub(super) struct Counters {
+    pub(super) hits: Hits,
+    pub(super) unknown_hits: Hits,
+    pub(super) misses: Tally,
+    pub(super) loads: Tally,
+    pub(super) evictions: Tally,
+    pub(super) unknown_evictions: Tally,
+    keys: Tally,
+    owners: Tally,
+    added: Tally,
+    all: Tally,
+}
+
+impl Counters {
+    pub(super) fn new() -> Self {
+        let tally = |metric, labels: &[_]| Tally::new(Counter::new(metric, labels));
+        let of_kind = |metric, kind| tally(metric, &[("kind", kind)]);
+        let told_of = |change| tally(&table::CACHE_INVALIDATIONS, &[("change", change)]);
+        Self {
+            hits: Hits::new("known"),
+            unknown_hits: Hits::new("unknown"),
+            misses: tally(&table::CACHE_MISSES, &[]),
+            loads: tally(&table::CACHE_LOADS, &[]),
+            evictions: of_kind(&table::CACHE_EVICTIONS, "known"),
+            unknown_evictions: of_kind(&table::CACHE_EVICTIONS, "unknown"),
+            keys: told_of("key"),
+            owners: told_of("owner"),
+            added: told_of("added"),
+            all: told_of("all"),
+        }
+    }
+
+    pub(super) fn invalidated(&self, change: &Change) {
+        let told_of = match change {
+            Change::Key(_) => &self.keys,
+            Change::Owner(_) => &self.owners,
+            Change::Added => &self.added,
+            Change::All => &self.all,
+        };
+        told_of.add(1);
+    }
+
+    /// What has happened; what is held is left at zero.
+    pub(super) fn read(&self) -> CacheCounts {
+        let told_of = [&self.keys, &self.owners, &self.added, &self.all];
+        CacheCounts {
+            hits: self.hits.read(),
+            unknown_hits: self.unknown_hits.read(),
+            misses: self.misses.read(),
+            loads: self.loads.read(),
+            evictions: self.evictions.read(),
+            unknown_evictions: self.unknown_evictions.read(),
+            invalidations: told_of.map(Tally::read).iter().sum(),
+            ..CacheCounts::default()
+        }
+    }
+}
+
+/// Counters that threads are spread over, so that two of them rarely meet on one.
+const LANES: usize = 16;
+
+thread_local! {
+    static LANE: usize = {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        THREADS.fetch_add(1, Ordering::Relaxed) % LANES
+    };
+}
+
+/// On one counter, the hits of two threads took up to a half longer.
+pub(super) struct Hits {
+    lanes: [Lane; LANES],
+    exported: Counter,
+}
+
+/// On cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Lane(AtomicU64);
+
+impl Hits {
+    fn new(kind: &'static str) -> Self {
+        let exported = Counter::new(&table::CACHE_HITS, &[("kind", kind)]);
+        Self { lanes: Default::default(), exported }
+    }
+
+    #[inline]
+    pub(super) fn add(&self) {
+        self.lanes[LANE.with(usize::clone)].0.fetch_add(1, Ordering::Relaxed);
+        self.exported.add(1);
+    }
+
+    fn read(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// How much the cache holds, for whoever watches.
+pub(super) struct Size {
+    entries: Gauge,
+    bytes: Gauge,
+}
+
+impl Size {
+    pub(super) fn of(kind: &'static str) -> Self {
+        let gauge = |metric| Gauge::new(metric, &[("kind", kind)]);
+        Self { entries: gauge(&table::CACHE_ENTRIES), bytes: gauge(&table::CACHE_BYTES) }
+    }
+
+    pub(super) fn set(&self, entries: impl FnOnce() -> usize, bytes: impl FnOnce() -> u64) {
+        self.entries.set(|| entries() as f64);
+        self.bytes.set(|| bytes() as f64);
+    }
+}

@@ -1,0 +1,67 @@
+//! The security events. Cold: a verification that has nothing to tell does not carry their code along.
+
+use std::time::SystemTime;
+
+use tracing::{debug, error, info, warn};
+
+use super::SECURITY_TARGET;
+use crate::error::{Refusal, StoreError, VerifyError};
+use crate::record::KeyRecord;
+
+/// A legacy key was accepted.
+#[cold]
+#[inline(never)]
+pub(crate) fn legacy_accepted(record: &KeyRecord, now: SystemTime) {
+    let age = record.created_at.and_then(|created_at| now.duration_since(created_at).ok());
+    let age_days = age.map(|age| age.as_secs() / (24 * 3600));
+    warn!(
+        target: SECURITY_TARGET,
+        key_id = %record.id,
+        owner = %record.owner,
+        age_days,
+        "a key stored as plain SHA-256 was accepted"
+    );
+}
+
+/// A verification did not succeed.
+#[cold]
+#[inline(never)]
+pub(crate) fn not_accepted(error: &VerifyError) {
+    match error {
+        VerifyError::Refused(refusal) => refused(refusal),
+        VerifyError::Unavailable(StoreError::WrongRow(id)) => error!(
+            target: SECURITY_TARGET,
+            key_id = %id,
+            "the store returned a row that was not asked for"
+        ),
+        VerifyError::Unavailable(error) => {
+            warn!(target: SECURITY_TARGET, %error, "a key could not be verified");
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) {
+    let reason = refusal.as_str();
+    match refusal {
+        Refusal::Expired(id)
+        | Refusal::Revoked(id)
+        | Refusal::OwnerDisabled(id)
+        | Refusal::LegacyClosed(id) => {
+            info!(target: SECURITY_TARGET, key_id = %id, reason, "a key was refused");
+        }
+        // Whoever sends garbage does not fill the log.
+        Refusal::Malformed(_) | Refusal::ForgedTag | Refusal::UntaggedClosed | Refusal::Unknown => {
+            debug!(target: SECURITY_TARGET, reason, "a key was refused")
+        }
+    }
+}
+
+/// An entry of Redis does not carry the MAC of an instance with this secret.
+#[cfg(feature = "redis")]
+#[cold]
+pub(crate) fn entry_tampered() {
+    warn!(
+        target: SECURITY_TARGET,
+        "an entry in Redis was not written by an instance with this secret; it is ignored"
+    );
+}

@@ -1,0 +1,108 @@
+//! What a verifier reports.
+
+use super::{Counter, Histogram, Stopwatch, security, table};
+use crate::error::{Refusal, VerifyError};
+use crate::hash::HashFormat;
+use crate::verify::VerifiedKey;
+
+pub(crate) struct Verifications {
+    hmac_sha256: Counter,
+    sha256: Counter,
+    under_retired_secret: Counter,
+    refused: Refused,
+    unavailable: Counter,
+    durations: Durations,
+}
+
+struct Refused {
+    malformed: Counter,
+    forged_tag: Counter,
+    untagged_closed: Counter,
+    unknown: Counter,
+    expired: Counter,
+    revoked: Counter,
+    owner_disabled: Counter,
+    legacy_closed: Counter,
+}
+
+struct Durations {
+    accepted: Histogram,
+    refused: Histogram,
+    unavailable: Histogram,
+}
+
+impl Verifications {
+    pub(crate) fn new() -> Self {
+        let counter = |outcome, format, reason| {
+            let labels = [("outcome", outcome), ("format", format), ("reason", reason)];
+            Counter::new(&table::VERIFICATIONS, &labels)
+        };
+        let refused = |reason| counter("refused", "none", reason);
+        let duration =
+            |outcome| Histogram::new(&table::VERIFICATION_DURATION, &[("outcome", outcome)]);
+        Self {
+            hmac_sha256: counter("accepted", HashFormat::HmacSha256.as_str(), "none"),
+            sha256: counter("accepted", HashFormat::Sha256.as_str(), "none"),
+            under_retired_secret: Counter::new(&table::RETIRED_SECRET, &[]),
+            refused: Refused {
+                malformed: refused("malformed"),
+                forged_tag: refused("forged_tag"),
+                untagged_closed: refused("untagged_closed"),
+                unknown: refused("unknown"),
+                expired: refused("expired"),
+                revoked: refused("revoked"),
+                owner_disabled: refused("owner_disabled"),
+                legacy_closed: refused("legacy_closed"),
+            },
+            unavailable: counter("unavailable", "none", "none"),
+            durations: Durations {
+                accepted: duration("accepted"),
+                refused: duration("refused"),
+                unavailable: duration("unavailable"),
+            },
+        }
+    }
+
+    /// Reports how a verification ended.
+    #[inline]
+    pub(crate) fn ended(&self, started: Stopwatch, answer: &Result<VerifiedKey, VerifyError>) {
+        match answer {
+            Ok(verified) => self.accepted(started, verified),
+            Err(error) => {
+                security::not_accepted(error);
+                self.not_accepted(started, error);
+            }
+        }
+    }
+
+    fn accepted(&self, started: Stopwatch, verified: &VerifiedKey) {
+        self.durations.accepted.record(started.elapsed());
+        match verified.format() {
+            HashFormat::HmacSha256 => self.hmac_sha256.add(1),
+            HashFormat::Sha256 => self.sha256.add(1),
+        }
+        if verified.is_under_retired_secret() {
+            self.under_retired_secret.add(1);
+        }
+    }
+
+    fn not_accepted(&self, started: Stopwatch, error: &VerifyError) {
+        let Some(refusal) = error.refusal() else {
+            self.durations.unavailable.record(started.elapsed());
+            return self.unavailable.add(1);
+        };
+        self.durations.refused.record(started.elapsed());
+        let refused = &self.refused;
+        let counter = match refusal {
+            Refusal::Malformed(_) => &refused.malformed,
+            Refusal::ForgedTag => &refused.forged_tag,
+            Refusal::UntaggedClosed => &refused.untagged_closed,
+            Refusal::Unknown => &refused.unknown,
+            Refusal::Expired(_) => &refused.expired,
+            Refusal::Revoked(_) => &refused.revoked,
+            Refusal::OwnerDisabled(_) => &refused.owner_disabled,
+            Refusal::LegacyClosed(_) => &refused.legacy_closed,
+        };
+        counter.add(1);
+    }
+}
