@@ -4,6 +4,8 @@
 //! Without the feature the instruments are empty and their methods do nothing, so that nobody else has
 //! to ask whether it is there.
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod calls;
 #[cfg(feature = "metrics")]
 mod recorded;
 pub(crate) mod security;
@@ -14,6 +16,8 @@ mod verifications;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use self::calls::{Calls, Operation};
 #[cfg(feature = "metrics")]
 pub(crate) use self::recorded::*;
 #[cfg(not(feature = "metrics"))]

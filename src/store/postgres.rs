@@ -6,6 +6,7 @@
 
 mod connection;
 mod feed;
+mod keys;
 mod row;
 mod schema;
 
@@ -21,14 +22,14 @@ use sqlx::{Connection, SqlStr};
 
 use self::connection::{Connections, limited, unavailable};
 pub use self::feed::PostgresFeed;
-use self::row::{Timestamp, read_record};
+use self::row::Timestamp;
 use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements};
-use super::sql::{constant, counts, earliest, found, knows, require_secrets};
-use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use super::sql::{constant, knows, require_secrets};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
-use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::record::{KeyRecord, OwnerId};
 use crate::secret::{SecretRing, ServerSecret};
+use crate::telemetry::Calls;
 
 /// How long a call waits for a connection, and how long for an answer, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,6 +57,7 @@ pub struct PostgresStore {
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
     record_usage: SqlStr,
+    calls: Calls,
 }
 
 impl PostgresStore {
@@ -209,7 +211,8 @@ impl PostgresStore {
              UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, b.at){format} \
              FROM batch b JOIN locked l ON l.id = b.id WHERE k.id = b.id"
         ));
-        Self { connections, patience, schema, statements: Arc::new(statements), find, record_usage }
+        let (statements, calls) = (Arc::new(statements), Calls::new("postgres"));
+        Self { connections, patience, schema, statements, find, record_usage, calls }
     }
 
     async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
@@ -279,143 +282,6 @@ impl fmt::Debug for PostgresStore {
         let mut debug = f.debug_struct("PostgresStore");
         debug.field("host", &options.get_host()).field("database", &options.get_database());
         debug.finish_non_exhaustive()
-    }
-}
-
-impl KeyLookup for PostgresStore {
-    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let hashes = candidates.as_slice();
-        let find = sqlx::query(self.find[hashes.len() - 1].clone());
-        let find = hashes.iter().fold(find, |find, hash| find.bind(hash.to_hex()));
-        let rows = self.fetch(find).await?;
-        let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
-        Ok(earliest(hashes, records).map(Arc::new))
-    }
-}
-
-impl KeyStore for PostgresStore {
-    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        limited(self.patience, async {
-            let mut lease = self.connections.lease().await?;
-            let mut transaction = lease.begin().await.map_err(unavailable)?;
-            self.insert_in(&mut transaction, record).await?;
-            transaction.commit().await.map_err(unavailable)?;
-            lease.end();
-            Ok(())
-        })
-        .await
-    }
-
-    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
-        Ok(self.fetch(query).await?.first().map(read_record).transpose()?.map(Arc::new))
-    }
-
-    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
-        let Statements { list, list_after, .. } = &*self.statements;
-        let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
-            .bind(owner.as_str())
-            .bind(i64::from(page.limit));
-        let query = match &page.after {
-            Some(id) => query.bind(id.to_string()),
-            None => query,
-        };
-        let rows = self.fetch(query).await?;
-        rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
-    }
-
-    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
-        let expires_at = update.expires_at.unwrap_or_default();
-        let query = sqlx::query(self.statements.update.clone())
-            .bind(id.to_string())
-            .bind(update.name.as_deref())
-            .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
-            .bind(update.expires_at.is_some())
-            .bind(Timestamp::optional("expires_at", expires_at)?);
-        found(id, self.execute(query).await?)
-    }
-
-    async fn revoke(
-        &self,
-        id: &KeyId,
-        at: SystemTime,
-        reason: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
-        if self.schema.has_details {
-            query = query.bind(Timestamp::new("revoked_at", at)?).bind(reason);
-        }
-        found(id, self.execute(query).await?)
-    }
-
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
-        limited(self.patience, async {
-            let mut lease = self.connections.lease().await?;
-            let mut transaction = lease.begin().await.map_err(unavailable)?;
-            // Two rotations of one key take turns, and the second sees what the first did.
-            let stored = sqlx::query(self.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
-                .bind(old.id.to_string())
-                .fetch_optional(&mut *transaction)
-                .await
-                .map_err(unavailable)?;
-            let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
-            read_record(&stored)?.check_rotation(old, now)?;
-            self.insert_in(&mut transaction, successor).await?;
-            let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
-            sqlx::query(self.statements.set_expiry.clone())
-                .bind(old.id.to_string())
-                .bind(Timestamp::new("expires_at", expires_at)?)
-                .execute(&mut *transaction)
-                .await
-                .map_err(unavailable)?;
-            transaction.commit().await.map_err(unavailable)?;
-            lease.end();
-            Ok(())
-        })
-        .await
-    }
-
-    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-        let now = Timestamp::new("expires_at", now)?;
-        self.execute(sqlx::query(self.statements.expire.clone()).bind(now)).await
-    }
-
-    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
-        let ids: Vec<_> = batch.iter().map(|usage| usage.id.to_string()).collect();
-        let times = batch.iter().map(|usage| Timestamp::new("last_used_at", usage.at));
-        let times = times.collect::<Result<Vec<_>, _>>()?;
-        let formats: Vec<_> = batch.iter().map(|usage| usage.format.as_str()).collect();
-        let query = sqlx::query(self.record_usage.clone()).bind(ids).bind(times).bind(formats);
-        self.execute(query).await.map(drop)
-    }
-
-    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let query = sqlx::query(self.statements.replace_hash.clone())
-            .bind(change.id.to_string())
-            .bind(change.expected.to_hex())
-            .bind(change.replacement.to_hex());
-        match self.execute(query).await {
-            Ok(changed) => Ok(changed == 1),
-            Err(StoreError::Conflict) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
-        limited(self.patience, async {
-            let mut lease = self.connections.lease().await?;
-            let query = sqlx::query_as(self.statements.count_by_format.clone());
-            let answer = query.fetch_one(&mut *lease).await;
-            lease.end();
-            Ok(counts(answer.map_err(unavailable)?))
-        })
-        .await
     }
 }
 

@@ -4,6 +4,7 @@
 //! Rows that this store writes read back in SQLAlchemy: times as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC,
 //! booleans as 0 and 1, hashes as 64 hex digits.
 
+mod keys;
 mod row;
 mod schema;
 mod timestamp;
@@ -19,15 +20,13 @@ use sqlx::sqlite::{
     Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions,
 };
 
-use self::row::read_record;
 use self::timestamp::{to_text, to_text_optional};
-use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements};
-use super::sql::{counts, earliest, found, knows, require_secrets};
-use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements, knows, require_secrets};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
-use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::record::{KeyRecord, OwnerId};
 use crate::secret::{SecretRing, ServerSecret};
+use crate::telemetry::Calls;
 
 /// How long a call waits for a lock or for a connection before the store is unavailable: a request
 /// waits behind it.
@@ -64,6 +63,7 @@ pub struct SqliteStore {
     statements: Arc<Statements>,
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
+    calls: Calls,
 }
 
 impl SqliteStore {
@@ -197,7 +197,8 @@ impl SqliteStore {
             statements.select(&format!("WHERE k.key_hash IN ($1{others})"))
         };
         let find = (1..=Candidates::MAX).map(find).collect();
-        Self { pool, schema, statements: Arc::new(statements), find }
+        let calls = Calls::new("sqlite");
+        Self { pool, schema, statements: Arc::new(statements), find, calls }
     }
 
     /// Adds the owner where owners are this store's to create.
@@ -251,145 +252,6 @@ impl fmt::Debug for SqliteStore {
         let options = self.pool.connect_options();
         let mut debug = f.debug_struct("SqliteStore");
         debug.field("file", &options.get_filename()).finish_non_exhaustive()
-    }
-}
-
-impl KeyLookup for SqliteStore {
-    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let hashes = candidates.as_slice();
-        let mut query = sqlx::query(self.find[hashes.len() - 1].clone());
-        for hash in hashes {
-            query = query.bind(hash.to_hex());
-        }
-        let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
-        let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
-        Ok(earliest(hashes, records).map(Arc::new))
-    }
-}
-
-impl KeyStore for SqliteStore {
-    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-        self.insert_in(&mut transaction, record).await?;
-        transaction.commit().await.map_err(unavailable)
-    }
-
-    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
-        let row = query.fetch_optional(&self.pool).await.map_err(unavailable)?;
-        Ok(row.as_ref().map(read_record).transpose()?.map(Arc::new))
-    }
-
-    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
-        let Statements { list, list_after, .. } = &*self.statements;
-        let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
-            .bind(owner.as_str())
-            .bind(page.limit);
-        let query = match &page.after {
-            Some(id) => query.bind(id.to_string()),
-            None => query,
-        };
-        let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
-        rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
-    }
-
-    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
-        let expires_at = update.expires_at.unwrap_or_default();
-        let changed = sqlx::query(self.statements.update.clone())
-            .bind(id.to_string())
-            .bind(update.name.as_deref())
-            .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
-            .bind(update.expires_at.is_some())
-            .bind(to_text_optional("expires_at", expires_at)?)
-            .execute(&self.pool)
-            .await
-            .map_err(unavailable)?;
-        found(id, changed.rows_affected())
-    }
-
-    async fn revoke(
-        &self,
-        id: &KeyId,
-        at: SystemTime,
-        reason: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
-        if self.schema.has_details {
-            query = query.bind(to_text("revoked_at", at)?).bind(reason);
-        }
-        let changed = query.execute(&self.pool).await.map_err(unavailable)?;
-        found(id, changed.rows_affected())
-    }
-
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-        let stored = sqlx::query(self.statements.find_by_id.clone())
-            .bind(old.id.to_string())
-            .fetch_optional(&mut *transaction)
-            .await
-            .map_err(unavailable)?;
-        let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
-        read_record(&stored)?.check_rotation(old, now)?;
-        self.insert_in(&mut transaction, successor).await?;
-        let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
-        sqlx::query(self.statements.set_expiry.clone())
-            .bind(old.id.to_string())
-            .bind(to_text("expires_at", expires_at)?)
-            .execute(&mut *transaction)
-            .await
-            .map_err(unavailable)?;
-        transaction.commit().await.map_err(unavailable)
-    }
-
-    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-        let query = sqlx::query(self.statements.expire.clone()).bind(to_text("expires_at", now)?);
-        Ok(query.execute(&self.pool).await.map_err(unavailable)?.rows_affected())
-    }
-
-    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
-        let update = match self.schema.has_details {
-            true => {
-                "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ''), $2), \
-                 hash_format = CASE $3 WHEN 'hmac-sha256' THEN $3 ELSE coalesce(hash_format, $3) END WHERE id = $1"
-            }
-            false => {
-                "UPDATE api_keys SET last_used_at = $2 \
-                 WHERE id = $1 AND coalesce(last_used_at, '') < $2"
-            }
-        };
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-        for Usage { id, at, format } in batch {
-            let mut query =
-                sqlx::query(update).bind(id.to_string()).bind(to_text("last_used_at", *at)?);
-            if self.schema.has_details {
-                query = query.bind(format.as_str());
-            }
-            query.execute(&mut *transaction).await.map_err(unavailable)?;
-        }
-        transaction.commit().await.map_err(unavailable)
-    }
-
-    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let query = sqlx::query(self.statements.replace_hash.clone())
-            .bind(change.id.to_string())
-            .bind(change.expected.to_hex())
-            .bind(change.replacement.to_hex());
-        match query.execute(&self.pool).await.map_err(unavailable) {
-            Ok(changed) => Ok(changed.rows_affected() == 1),
-            Err(StoreError::Conflict) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
-        let query = sqlx::query_as(self.statements.count_by_format.clone());
-        Ok(counts(query.fetch_one(&self.pool).await.map_err(unavailable)?))
     }
 }
 

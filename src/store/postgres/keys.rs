@@ -1,0 +1,177 @@
+//! The methods of a store, each one statement or one transaction.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sqlx::Connection;
+
+use super::PostgresStore;
+use super::connection::{limited, unavailable};
+use super::row::{Timestamp, read_record};
+use crate::error::StoreError;
+use crate::hash::Candidates;
+use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::store::sql::{Statements, counts, earliest, found};
+use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use crate::telemetry::Operation;
+
+impl KeyLookup for PostgresStore {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let call = async {
+            let hashes = candidates.as_slice();
+            let find = sqlx::query(self.find[hashes.len() - 1].clone());
+            let find = hashes.iter().fold(find, |find, hash| find.bind(hash.to_hex()));
+            let rows = self.fetch(find).await?;
+            let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+            Ok(earliest(hashes, records).map(Arc::new))
+        };
+        self.calls.measure(Operation::Find, call).await
+    }
+}
+
+impl KeyStore for PostgresStore {
+    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
+        let call = limited(self.patience, async {
+            let mut lease = self.connections.lease().await?;
+            let mut transaction = lease.begin().await.map_err(unavailable)?;
+            self.insert_in(&mut transaction, record).await?;
+            transaction.commit().await.map_err(unavailable)?;
+            lease.end();
+            Ok(())
+        });
+        self.calls.measure(Operation::Insert, call).await
+    }
+
+    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let call = async {
+            let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
+            Ok(self.fetch(query).await?.first().map(read_record).transpose()?.map(Arc::new))
+        };
+        self.calls.measure(Operation::FindById, call).await
+    }
+
+    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
+        let call = async {
+            let Statements { list, list_after, .. } = &*self.statements;
+            let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
+                .bind(owner.as_str())
+                .bind(i64::from(page.limit));
+            let query = match &page.after {
+                Some(id) => query.bind(id.to_string()),
+                None => query,
+            };
+            let rows = self.fetch(query).await?;
+            rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
+        };
+        self.calls.measure(Operation::List, call).await
+    }
+
+    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
+        let call = async {
+            let expires_at = update.expires_at.unwrap_or_default();
+            let query = sqlx::query(self.statements.update.clone())
+                .bind(id.to_string())
+                .bind(update.name.as_deref())
+                .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
+                .bind(update.expires_at.is_some())
+                .bind(Timestamp::optional("expires_at", expires_at)?);
+            found(id, self.execute(query).await?)
+        };
+        self.calls.measure(Operation::Update, call).await
+    }
+
+    async fn revoke(
+        &self,
+        id: &KeyId,
+        at: SystemTime,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let call = async {
+            let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
+            if self.schema.has_details {
+                query = query.bind(Timestamp::new("revoked_at", at)?).bind(reason);
+            }
+            found(id, self.execute(query).await?)
+        };
+        self.calls.measure(Operation::Revoke, call).await
+    }
+
+    async fn rotate(
+        &self,
+        old: &KeyRecord,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        let call = limited(self.patience, async {
+            let mut lease = self.connections.lease().await?;
+            let mut transaction = lease.begin().await.map_err(unavailable)?;
+            // Two rotations of one key take turns, and the second sees what the first did.
+            let stored = sqlx::query(self.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
+                .bind(old.id.to_string())
+                .fetch_optional(&mut *transaction)
+                .await
+                .map_err(unavailable)?;
+            let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
+            read_record(&stored)?.check_rotation(old, now)?;
+            self.insert_in(&mut transaction, successor).await?;
+            let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
+            sqlx::query(self.statements.set_expiry.clone())
+                .bind(old.id.to_string())
+                .bind(Timestamp::new("expires_at", expires_at)?)
+                .execute(&mut *transaction)
+                .await
+                .map_err(unavailable)?;
+            transaction.commit().await.map_err(unavailable)?;
+            lease.end();
+            Ok(())
+        });
+        self.calls.measure(Operation::Rotate, call).await
+    }
+
+    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
+        let call = async {
+            let now = Timestamp::new("expires_at", now)?;
+            self.execute(sqlx::query(self.statements.expire.clone()).bind(now)).await
+        };
+        self.calls.measure(Operation::Expire, call).await
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        let call = async {
+            let ids: Vec<_> = batch.iter().map(|usage| usage.id.to_string()).collect();
+            let times = batch.iter().map(|usage| Timestamp::new("last_used_at", usage.at));
+            let times = times.collect::<Result<Vec<_>, _>>()?;
+            let formats: Vec<_> = batch.iter().map(|usage| usage.format.as_str()).collect();
+            let query = sqlx::query(self.record_usage.clone()).bind(ids).bind(times).bind(formats);
+            self.execute(query).await.map(drop)
+        };
+        self.calls.measure(Operation::RecordUsage, call).await
+    }
+
+    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
+        let call = async {
+            let query = sqlx::query(self.statements.replace_hash.clone())
+                .bind(change.id.to_string())
+                .bind(change.expected.to_hex())
+                .bind(change.replacement.to_hex());
+            match self.execute(query).await {
+                Ok(changed) => Ok(changed == 1),
+                Err(StoreError::Conflict) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        self.calls.measure(Operation::ReplaceHash, call).await
+    }
+
+    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
+        let call = limited(self.patience, async {
+            let mut lease = self.connections.lease().await?;
+            let query = sqlx::query_as(self.statements.count_by_format.clone());
+            let answer = query.fetch_one(&mut *lease).await;
+            lease.end();
+            Ok(counts(answer.map_err(unavailable)?))
+        });
+        self.calls.measure(Operation::CountByFormat, call).await
+    }
+}

@@ -1,0 +1,190 @@
+//! The methods of a store, each one statement or one transaction.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::row::read_record;
+use super::timestamp::{to_text, to_text_optional};
+use super::{SqliteStore, unavailable};
+use crate::error::StoreError;
+use crate::hash::Candidates;
+use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::store::sql::{Statements, counts, earliest, found};
+use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use crate::telemetry::Operation;
+
+impl KeyLookup for SqliteStore {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let call = async {
+            let hashes = candidates.as_slice();
+            let mut query = sqlx::query(self.find[hashes.len() - 1].clone());
+            for hash in hashes {
+                query = query.bind(hash.to_hex());
+            }
+            let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
+            let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+            Ok(earliest(hashes, records).map(Arc::new))
+        };
+        self.calls.measure(Operation::Find, call).await
+    }
+}
+
+impl KeyStore for SqliteStore {
+    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
+        let call = async {
+            let mut transaction =
+                self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+            self.insert_in(&mut transaction, record).await?;
+            transaction.commit().await.map_err(unavailable)
+        };
+        self.calls.measure(Operation::Insert, call).await
+    }
+
+    async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let call = async {
+            let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
+            let row = query.fetch_optional(&self.pool).await.map_err(unavailable)?;
+            Ok(row.as_ref().map(read_record).transpose()?.map(Arc::new))
+        };
+        self.calls.measure(Operation::FindById, call).await
+    }
+
+    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
+        let call = async {
+            let Statements { list, list_after, .. } = &*self.statements;
+            let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
+                .bind(owner.as_str())
+                .bind(page.limit);
+            let query = match &page.after {
+                Some(id) => query.bind(id.to_string()),
+                None => query,
+            };
+            let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
+            rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
+        };
+        self.calls.measure(Operation::List, call).await
+    }
+
+    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
+        let call = async {
+            let expires_at = update.expires_at.unwrap_or_default();
+            let changed = sqlx::query(self.statements.update.clone())
+                .bind(id.to_string())
+                .bind(update.name.as_deref())
+                .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
+                .bind(update.expires_at.is_some())
+                .bind(to_text_optional("expires_at", expires_at)?)
+                .execute(&self.pool)
+                .await
+                .map_err(unavailable)?;
+            found(id, changed.rows_affected())
+        };
+        self.calls.measure(Operation::Update, call).await
+    }
+
+    async fn revoke(
+        &self,
+        id: &KeyId,
+        at: SystemTime,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let call = async {
+            let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
+            if self.schema.has_details {
+                query = query.bind(to_text("revoked_at", at)?).bind(reason);
+            }
+            let changed = query.execute(&self.pool).await.map_err(unavailable)?;
+            found(id, changed.rows_affected())
+        };
+        self.calls.measure(Operation::Revoke, call).await
+    }
+
+    async fn rotate(
+        &self,
+        old: &KeyRecord,
+        now: SystemTime,
+        old_expires_at: SystemTime,
+        successor: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        let call = async {
+            let mut transaction =
+                self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+            let stored = sqlx::query(self.statements.find_by_id.clone())
+                .bind(old.id.to_string())
+                .fetch_optional(&mut *transaction)
+                .await
+                .map_err(unavailable)?;
+            let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
+            read_record(&stored)?.check_rotation(old, now)?;
+            self.insert_in(&mut transaction, successor).await?;
+            let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
+            sqlx::query(self.statements.set_expiry.clone())
+                .bind(old.id.to_string())
+                .bind(to_text("expires_at", expires_at)?)
+                .execute(&mut *transaction)
+                .await
+                .map_err(unavailable)?;
+            transaction.commit().await.map_err(unavailable)
+        };
+        self.calls.measure(Operation::Rotate, call).await
+    }
+
+    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
+        let call = async {
+            let query =
+                sqlx::query(self.statements.expire.clone()).bind(to_text("expires_at", now)?);
+            Ok(query.execute(&self.pool).await.map_err(unavailable)?.rows_affected())
+        };
+        self.calls.measure(Operation::Expire, call).await
+    }
+
+    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
+        let call = async {
+            let update = match self.schema.has_details {
+                true => {
+                    "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ''), $2), \
+                 hash_format = CASE $3 WHEN 'hmac-sha256' THEN $3 ELSE coalesce(hash_format, $3) END WHERE id = $1"
+                }
+                false => {
+                    "UPDATE api_keys SET last_used_at = $2 \
+                 WHERE id = $1 AND coalesce(last_used_at, '') < $2"
+                }
+            };
+            let mut transaction =
+                self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+            for Usage { id, at, format } in batch {
+                let mut query =
+                    sqlx::query(update).bind(id.to_string()).bind(to_text("last_used_at", *at)?);
+                if self.schema.has_details {
+                    query = query.bind(format.as_str());
+                }
+                query.execute(&mut *transaction).await.map_err(unavailable)?;
+            }
+            transaction.commit().await.map_err(unavailable)
+        };
+        self.calls.measure(Operation::RecordUsage, call).await
+    }
+
+    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
+        let call = async {
+            let query = sqlx::query(self.statements.replace_hash.clone())
+                .bind(change.id.to_string())
+                .bind(change.expected.to_hex())
+                .bind(change.replacement.to_hex());
+            match query.execute(&self.pool).await.map_err(unavailable) {
+                Ok(changed) => Ok(changed.rows_affected() == 1),
+                Err(StoreError::Conflict) => Ok(false),
+                Err(error) => Err(error),
+            }
+        };
+        self.calls.measure(Operation::ReplaceHash, call).await
+    }
+
+    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
+        let call = async {
+            let query = sqlx::query_as(self.statements.count_by_format.clone());
+            Ok(counts(query.fetch_one(&self.pool).await.map_err(unavailable)?))
+        };
+        self.calls.measure(Operation::CountByFormat, call).await
+    }
+}
