@@ -5,33 +5,18 @@
 
 mod common;
 
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{
-    FORGED, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, hmac_hash, legacy_hash,
-    noon, ready, record, store, untagged_record, verifier,
+    FORGED, Log, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, hmac_hash,
+    legacy_hash, noon, ready, record, store, untagged_record, verifier,
 };
 use lexikon_auth::{
     Candidates, HashFormat, KeyLookup, KeyRecord, LegacyPolicy, MemoryStore, Policy,
     SECURITY_TARGET, StoreError, UntaggedPolicy, Verifier,
 };
 use tracing_subscriber::filter::LevelFilter;
-
-/// A log that the tests can read.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// The lines that `work` logs, down to `level`.
 fn logged_to(level: LevelFilter, work: impl FnOnce()) -> Vec<String> {
@@ -44,7 +29,7 @@ fn logged_to(level: LevelFilter, work: impl FnOnce()) -> Vec<String> {
         .with_ansi(false)
         .finish();
     tracing::subscriber::with_default(subscriber, work);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).expect("a UTF-8 log");
+    let log = log.text();
     for secret in [UNTAGGED, TAGGED, FORGED, SECRETS[0]] {
         assert_reveals_nothing(&log, secret);
     }
