@@ -10,7 +10,8 @@ use crate::store::Change;
 /// Shortest and longest life of an entry.
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 
-/// What a [`RedisStore`] calls its entries, how long it keeps them, and how long it waits for Redis.
+/// What a [`RedisStore`](crate::RedisStore) calls its entries, how long it keeps them, and how long it
+/// waits for Redis.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
     prefix: String,
