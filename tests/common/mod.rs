@@ -157,7 +157,7 @@ pub fn printed(error: &(dyn Error + 'static)) -> String {
 pub fn assert_reveals_nothing(text: &str, secret: &str) {
     const TELLING: usize = 12;
     for part in secret.as_bytes().windows(TELLING) {
-        let found = text.as_bytes().windows(TELLING).any(|window| window == part);
-        assert!(!found, "a part of the secret is printed: {text}");
+        let part = str::from_utf8(part).expect("keys and secrets are ASCII");
+        assert!(!text.contains(part), "a part of the secret is printed: {text}");
     }
 }

@@ -48,6 +48,11 @@ impl Server {
         assert_eq!(answer, "done\n");
     }
 
+    /// The same database, for another process.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
     /// The database that is there from the start.
     pub fn options(&self) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()

@@ -63,10 +63,19 @@ pub fn client(port: u16) -> redis::Client {
     redis::Client::open(("127.0.0.1", port)).unwrap()
 }
 
-/// A client of one server for each test binary.
-pub fn shared_client() -> redis::Client {
+/// One server for each test binary.
+fn shared() -> &'static RedisServer {
     static SERVER: OnceLock<RedisServer> = OnceLock::new();
-    SERVER.get_or_init(RedisServer::start).client()
+    SERVER.get_or_init(RedisServer::start)
+}
+
+pub fn shared_client() -> redis::Client {
+    shared().client()
+}
+
+/// The same server, for another process.
+pub fn shared_url() -> String {
+    format!("redis://127.0.0.1:{}", shared().port)
 }
 
 /// A prefix that nobody has used.

@@ -1,0 +1,118 @@
+//! The stores: SQLite or PostgreSQL, Redis where there is one, and a cache in memory over all.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lexikon_auth::store::{ChangeFeed, RedisCounts};
+use lexikon_auth::{
+    CacheOptions, CachedStore, DynKeyStore, Follower, KeyId, KeyStore, PostgresStore, RedisOptions,
+    RedisStore, SqliteStore, StoreError,
+};
+use tempfile::TempDir;
+
+use crate::config::Config;
+
+pub type Store = CachedStore<DynKeyStore>;
+
+/// How long the database may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The stores, and what keeps them up to date.
+#[derive(Clone)]
+pub struct Backend {
+    pub store: Store,
+    pub kind: &'static str,
+    /// What has happened in Redis, where there is one.
+    pub redis: Option<Arc<dyn Fn() -> RedisCounts + Send + Sync>>,
+    follower: Option<Arc<Follower>>,
+    database: Database,
+    _demo: Option<Arc<TempDir>>,
+}
+
+#[derive(Clone)]
+enum Database {
+    Sqlite(SqliteStore),
+    Postgres(PostgresStore),
+}
+
+impl Backend {
+    pub async fn open(config: &Config) -> Result<Self, Box<dyn Error>> {
+        match config.database_url.strip_prefix("sqlite://") {
+            Some(path) => {
+                let store = SqliteStore::open_or_create(path).await?.extend_schema().await?;
+                store.check_secrets(&config.ring).await?;
+                // Nobody else writes to this file: changes go through the cache, which sees them.
+                let options = CacheOptions::default().max_age_unfollowed(Duration::from_secs(60));
+                let database = Database::Sqlite(store.clone());
+                Self::over(
+                    store,
+                    None::<lexikon_auth::store::PostgresFeed>,
+                    options,
+                    database,
+                    config,
+                )
+                .await
+            }
+            None => {
+                let store = PostgresStore::connect(config.database_url.parse()?).await?;
+                let store = store.extend_schema().await?;
+                store.check_secrets(&config.ring).await?;
+                let (feed, database) = (store.changes(), Database::Postgres(store.clone()));
+                Self::over(store, Some(feed), CacheOptions::default(), database, config).await
+            }
+        }
+    }
+
+    async fn over(
+        store: impl KeyStore + 'static,
+        feed: Option<impl ChangeFeed>,
+        options: CacheOptions,
+        database: Database,
+        config: &Config,
+    ) -> Result<Self, Box<dyn Error>> {
+        let (store, redis) = match &config.redis_url {
+            None => (DynKeyStore::new(store), None),
+            Some(url) => {
+                let client = redis::Client::open(url.as_str())?;
+                let options = RedisOptions::default();
+                let tier = RedisStore::new(store, client, &config.ring, options).await;
+                let tier = Arc::new(tier);
+                let counts: Arc<dyn Fn() -> RedisCounts + Send + Sync> = {
+                    let tier = tier.clone();
+                    Arc::new(move || tier.counts())
+                };
+                (DynKeyStore::new(RedisStore::clone(&tier)), Some(counts))
+            }
+        };
+        let store = CachedStore::with_options(store, options);
+        let follower = feed.map(|feed| Arc::new(Follower::spawn(store.clone(), feed)));
+        let kind = match database {
+            Database::Sqlite(_) => "sqlite",
+            Database::Postgres(_) => "postgres",
+        };
+        let demo = config.demo.clone();
+        Ok(Self { store, kind, redis, follower, database, _demo: demo })
+    }
+
+    /// How long the database takes to answer.
+    pub async fn ping(&self) -> Result<Duration, StoreError> {
+        let started = Instant::now();
+        let id = KeyId::from("nobody");
+        let asked = tokio::time::timeout(PATIENCE, self.store.find_by_id(&id)).await;
+        asked.map_err(|elapsed| StoreError::Unavailable(elapsed.into()))??;
+        Ok(started.elapsed())
+    }
+
+    /// Whether changes that others make are being reported. `None`: there are no others.
+    pub fn is_followed(&self) -> Option<bool> {
+        self.follower.as_ref().map(|follower| follower.is_connected())
+    }
+
+    pub async fn close(self) {
+        match self.database {
+            Database::Sqlite(store) => store.close().await,
+            Database::Postgres(store) => store.close().await,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the environment says.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use lexikon_auth::{SecretRing, ServerSecret};
+use tempfile::TempDir;
+
+/// | variable | meaning |
+/// | --- | --- |
+/// | `API_KEY_SECRET`, `API_KEY_SECRET_FILE`, … | the server secret. Without it and `DATABASE_URL` this is a demo |
+/// | `DATABASE_URL` | `sqlite://path` or `postgres://…`. Default `sqlite://lexikon_api.db` |
+/// | `REDIS_URL` | `redis://…`, a level of cache that instances share. Optional |
+/// | `ADDRESS` | where to listen. Default `127.0.0.1:8080` |
+/// | `TRUSTED_PROXIES` | networks of proxies whose `X-Forwarded-For` is believed, separated by commas |
+/// | `FIRST_KEY_FOR` | makes a key with the scope `admin` for this owner at start, and prints it once |
+pub struct Config {
+    pub ring: SecretRing,
+    pub database_url: String,
+    pub redis_url: Option<String>,
+    pub address: String,
+    pub trusted_proxies: Vec<IpNet>,
+    pub first_key_for: Option<String>,
+    /// Holds the database of a demo.
+    pub demo: Option<Arc<TempDir>>,
+}
+
+impl Config {
+    pub fn from_env() -> Result<Self, Box<dyn Error>> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut config = Self {
+            ring: match (set("API_KEY_SECRET"), set("API_KEY_SECRET_FILE"), set("DATABASE_URL")) {
+                (None, None, None) => {
+                    SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?)
+                }
+                _ => SecretRing::from_env()?,
+            },
+            database_url: set("DATABASE_URL").unwrap_or("sqlite://lexikon_api.db".to_owned()),
+            redis_url: set("REDIS_URL"),
+            address: set("ADDRESS").unwrap_or("127.0.0.1:8080".to_owned()),
+            trusted_proxies: list("TRUSTED_PROXIES", &set("TRUSTED_PROXIES").unwrap_or_default())?,
+            first_key_for: set("FIRST_KEY_FOR"),
+            demo: None,
+        };
+        let has_secret = ["API_KEY_SECRET", "API_KEY_SECRET_FILE", "DATABASE_URL"];
+        if !has_secret.iter().any(|name| set(name).is_some()) {
+            let folder = tempfile::tempdir()?;
+            config.database_url = format!("sqlite://{}/demo.db", folder.path().display());
+            config.first_key_for.get_or_insert("demo".to_owned());
+            config.demo = Some(Arc::new(folder));
+            println!("A demo: its database is gone at the end. Set API_KEY_SECRET for a real one.");
+        }
+        Ok(config)
+    }
+}
+
+fn list<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<Vec<T>, String> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    items.map(|item| item.parse().map_err(|error| format!("{name}: {item}: {error}"))).collect()
+}

@@ -1,0 +1,259 @@
+//! The keys of a caller: made, listed, revoked.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use lexikon_auth::http::{Admin, Scoped};
+use lexikon_auth::{
+    IssuedKey, KeyId, KeyManager, KeyRecord, ManageError, NewKey, OwnerId, Page, Scopes,
+    StoreError, Verifier,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::answer::{Failure, Success, no_such_key, success};
+use crate::backend::Store;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long a repeated request gets the key of the first.
+const REPEATABLE: Duration = DAY;
+/// Most keys of one page.
+const PAGE: u32 = 100;
+const SCOPES: [&str; 4] = ["read", "write", "admin", "read,write"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    name: String,
+    scopes: String,
+    expires_in_days: Option<u64>,
+}
+
+impl Wanted {
+    fn check(&self) -> Result<(), Failure> {
+        let wrong = match self {
+            _ if !(1..=100).contains(&self.name.chars().count()) => "name has 1 to 100 characters",
+            _ if !SCOPES.contains(&self.scopes.as_str()) => {
+                "scopes is one of read, write, admin and read,write"
+            }
+            _ if self.expires_in_days.is_some_and(|days| !(1..=365).contains(&days)) => {
+                "expires_in_days is from 1 to 365"
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", wrong))
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        Some(DAY * u32::try_from(self.expires_in_days?).ok()?)
+    }
+
+    /// Whether a key is what is wanted here.
+    fn is_met_by(&self, record: &KeyRecord) -> bool {
+        let lifetime = match (record.created_at, record.expires_at) {
+            (Some(created_at), Some(expires_at)) => expires_at.duration_since(created_at).ok(),
+            _ => None,
+        };
+        // The days are counted from before the date that the manager writes.
+        let days = |lifetime: Duration| (lifetime + DAY / 2).as_secs() / DAY.as_secs();
+        *record.name == self.name
+            && record.scopes == Scopes::parse(&self.scopes)
+            && lifetime.map(days) == self.expires_in_days
+    }
+}
+
+/// A key as its owner sees it.
+#[derive(Serialize)]
+pub struct Shown {
+    id: String,
+    name: String,
+    scopes: String,
+    is_active: bool,
+    created_at: Option<String>,
+    expires_at: Option<String>,
+}
+
+impl From<&KeyRecord> for Shown {
+    fn from(record: &KeyRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            name: record.name.to_string(),
+            scopes: record.scopes.to_string(),
+            is_active: !record.is_revoked() && !record.is_expired(SystemTime::now()),
+            created_at: record.created_at.and_then(shown),
+            expires_at: record.expires_at.and_then(shown),
+        }
+    }
+}
+
+/// A time as RFC 3339 writes it.
+fn shown(time: SystemTime) -> Option<String> {
+    OffsetDateTime::from(time).format(&Rfc3339).ok()
+}
+
+/// A key that was just made: the only answer that holds its plaintext.
+#[derive(Serialize)]
+pub struct Made {
+    key: String,
+    #[serde(flatten)]
+    shown: Shown,
+}
+
+type Secret<T> = (StatusCode, [(HeaderName, &'static str); 1], Json<Success<T>>);
+
+fn made(issued: &IssuedKey) -> Secret<Made> {
+    let made = Made { key: issued.key.expose_secret().to_owned(), shown: (&issued.record).into() };
+    (StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], success(made))
+}
+
+/// Makes a key of the caller's.
+///
+/// With an `Idempotency-Key`, the id of the key is made of it: asked twice, the table takes the key once.
+/// Its plaintext is stored nowhere, so the second answer has a new one in place of the first, which was
+/// lost on its way.
+pub async fn create(
+    caller: Scoped<Admin>,
+    State(manager): State<Arc<KeyManager<Store>>>,
+    State(verifier): State<Arc<Verifier<Store>>>,
+    State(under_way): State<UnderWay>,
+    headers: HeaderMap,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<Secret<Made>, Failure> {
+    let Json(wanted) = wanted?;
+    wanted.check()?;
+    let mut new = NewKey::new(caller.owner().clone(), &wanted.name).scopes(&wanted.scopes);
+    if let Some(lifetime) = wanted.lifetime() {
+        new = new.expires_at(SystemTime::now() + lifetime);
+    }
+    let Some(id) = id_from(&headers, caller.owner())? else {
+        return Ok(made(&manager.issue(new).await?));
+    };
+    let _first = under_way.begin(&id)?;
+    match manager.issue(new.id(id.clone())).await {
+        Err(ManageError::Store(StoreError::Conflict)) => {}
+        issued => return Ok(made(&issued?)),
+    }
+    // Asked before. What this instance knows of uses has to be in the table first.
+    verifier.flush().await.map_err(ManageError::Store)?;
+    let record = manager.find(&id).await?.ok_or_else(no_such_key)?;
+    if !wanted.is_met_by(&record) {
+        let message = "this Idempotency-Key came with another request before";
+        return Err(Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_mismatch",
+            message,
+        ));
+    }
+    let age = record.created_at.and_then(|created_at| created_at.elapsed().ok());
+    if record.last_used_at.is_some() || age.is_none_or(|age| age > REPEATABLE) {
+        let message = "this Idempotency-Key has made a key, which is in use or was made long ago";
+        return Err(Failure::new(StatusCode::CONFLICT, "idempotency_used", message));
+    }
+    match manager.reissue(&id).await {
+        Err(ManageError::Store(StoreError::NotInForce(_))) => {
+            let message = "this Idempotency-Key has made a key, which is revoked by now";
+            Err(Failure::new(StatusCode::CONFLICT, "idempotency_used", message))
+        }
+        issued => Ok(made(&issued?)),
+    }
+}
+
+/// The id of the key that an `Idempotency-Key` of an owner makes.
+fn id_from(headers: &HeaderMap, owner: &OwnerId) -> Result<Option<KeyId>, Failure> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    if !(1..=255).contains(&value.len()) {
+        let message = "an Idempotency-Key has 1 to 255 bytes";
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", message));
+    }
+    let owner = Sha256::digest(owner.as_str());
+    let digest = Sha256::new().chain_update(owner).chain_update(value).finalize();
+    let bytes = *digest.first_chunk().expect("a digest is longer");
+    Ok(Some(uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string().into()))
+}
+
+/// Ids that are being made right now: of two requests at once, one would get a key that the other has
+/// replaced.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<Mutex<HashSet<KeyId>>>);
+
+impl UnderWay {
+    fn begin(&self, id: &KeyId) -> Result<Making, Failure> {
+        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
+            let message = "a request with this Idempotency-Key is under way";
+            return Err(Failure::new(StatusCode::CONFLICT, "idempotency_under_way", message));
+        }
+        Ok(Making { ids: self.clone(), id: id.clone() })
+    }
+}
+
+struct Making {
+    ids: UnderWay,
+    id: KeyId,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.ids.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+#[derive(Deserialize)]
+pub struct After {
+    after: Option<String>,
+}
+
+/// A key among the others of its owner.
+#[derive(Serialize)]
+pub struct Item {
+    #[serde(flatten)]
+    shown: Shown,
+    last_used_at: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct Listed {
+    keys: Vec<Item>,
+    /// Where the next page begins, if there may be one.
+    next: Option<String>,
+}
+
+/// The caller's keys, newest first.
+pub async fn list(
+    caller: Scoped<Admin>,
+    State(manager): State<Arc<KeyManager<Store>>>,
+    query: Result<Query<After>, QueryRejection>,
+) -> Result<Json<Success<Listed>>, Failure> {
+    let Query(After { after }) = query.map_err(|_| {
+        Failure::new(StatusCode::BAD_REQUEST, "invalid_query", "after is the id of a key")
+    })?;
+    let page = Page { limit: PAGE, after: after.map(KeyId::from) };
+    let records = manager.list(caller.owner(), &page).await?;
+    let last = records.last().filter(|_| records.len() == PAGE as usize);
+    let next = last.map(|record| record.id.to_string());
+    let item = |record: &Arc<KeyRecord>| Item {
+        shown: Shown::from(&**record),
+        last_used_at: record.last_used_at.and_then(shown),
+    };
+    Ok(success(Listed { keys: records.iter().map(item).collect(), next }))
+}
+
+/// Revokes a key of the caller's.
+pub async fn revoke(
+    caller: Scoped<Admin>,
+    State(manager): State<Arc<KeyManager<Store>>>,
+    Path(id): Path<String>,
+) -> Result<Json<Success<Shown>>, Failure> {
+    let id = KeyId::from(id);
+    let record = manager.find(&id).await?.filter(|record| record.owner == *caller.owner());
+    let mut shown = Shown::from(&*record.ok_or_else(no_such_key)?);
+    manager.revoke(&id, Some("by its owner")).await?;
+    shown.is_active = false;
+    Ok(success(shown))
+}

@@ -1,0 +1,160 @@
+//! What the lexikon API does with keys, as a service to copy from.
+//!
+//! ```sh
+//! cargo run --example lexikon_api --all-features
+//! ```
+//!
+//! needs no configuration: a database of its own, which is gone at the end, and a first key, which is
+//! shown once. The variables of [`config`] make it a real one.
+
+mod answer;
+mod backend;
+mod config;
+mod entries;
+mod keys;
+mod log;
+mod status;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRef};
+use axum::http::header::{self, HeaderValue};
+use axum::routing::{delete, get};
+use axum::{Router, middleware};
+use lexikon_auth::http::{ApiKeyLayer, Notices, Throttle};
+use lexikon_auth::{KeyManager, NewKey, Verifier};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::backend::{Backend, Store};
+use self::config::Config;
+use self::status::Status;
+
+/// How often last uses are written. Short, so that a repeated POST soon sees that its key is in use.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// How long requests that are under way may take when the service is told to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// No body of this API is longer.
+const MAX_BODY: usize = 16 << 10;
+
+/// What the handlers share.
+#[derive(Clone, FromRef)]
+struct App {
+    manager: Arc<KeyManager<Store>>,
+    verifier: Arc<Verifier<Store>>,
+    under_way: keys::UnderWay,
+    entries: entries::Entries,
+    status: Arc<Status>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lexikon_api: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    // Logs go to the standard error, and the key of a demo alone to the standard output.
+    let targets: Targets = std::env::var("RUST_LOG").as_deref().unwrap_or("info").parse()?;
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(log).with(targets).init();
+    // Before the stores are made: they register their metrics then.
+    let metrics = status::install_metrics()?;
+
+    let config = Config::from_env()?;
+    let backend = Backend::open(&config).await?;
+    let verifier = Arc::new(Verifier::new(backend.store.clone(), config.ring.clone()));
+    let flusher = verifier.spawn_flush(FLUSH_INTERVAL);
+    let manager = Arc::new(KeyManager::new(backend.store.clone(), &config.ring));
+    if let Some(owner) = &config.first_key_for {
+        let first = NewKey::new(owner.as_str(), "the first key").scopes("admin");
+        let issued = manager.issue(first).await?;
+        println!("A first key for {owner}, shown once: {}", issued.key.expose_secret());
+    }
+
+    let app = App {
+        manager,
+        verifier: verifier.clone(),
+        under_way: keys::UnderWay::default(),
+        entries: entries::Entries::default(),
+        status: Arc::new(Status::new(backend.clone(), metrics)),
+    };
+    let listener = TcpListener::bind(&config.address).await?;
+    println!("Listening on http://{}", listener.local_addr()?);
+    let service = router(app, &config).into_make_service_with_connect_info::<SocketAddr>();
+    let (stopping, mut stopped) = tokio::sync::watch::channel(());
+    let serve = axum::serve(listener, service).with_graceful_shutdown(async move {
+        stop_signal().await;
+        drop(stopping);
+    });
+    tokio::select! {
+        served = serve => served?,
+        () = async {
+            let _ = stopped.changed().await;
+            tokio::time::sleep(GRACE).await;
+        } => tracing::warn!("requests were cut off that took longer than the time of grace"),
+    }
+
+    flusher.shutdown().await?;
+    backend.close().await;
+    tracing::info!("stopped, and all last uses are written");
+    Ok(())
+}
+
+fn router(app: App, config: &Config) -> Router {
+    let throttle = Throttle::new(|extensions| {
+        extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
+    })
+    .trusted_proxies(config.trusted_proxies.iter().copied());
+    let layer = ApiKeyLayer::new(app.verifier.clone())
+        .realm("lexikon")
+        .expect("a plain word")
+        .answer_with(answer::detail)
+        .notices(Notices::default())
+        .throttle(throttle);
+
+    let protected = Router::new()
+        .route("/api/auth/api-keys", get(keys::list).post(keys::create))
+        .route("/api/auth/api-keys/{id}", delete(keys::revoke))
+        .route("/api/entries/{word}", get(entries::read).put(entries::write))
+        .layer(middleware::from_fn(log::note_key))
+        .layer(layer);
+    Router::new()
+        .merge(protected)
+        .route("/api/health", get(status::health))
+        .route("/api/ready", get(status::ready))
+        .route("/api/status", get(status::status))
+        .route("/api/metrics", get(status::metrics))
+        .route("/api/openapi.json", get(openapi))
+        .fallback(answer::no_such_route)
+        .method_not_allowed_fallback(answer::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(log::request))
+        .with_state(app)
+}
+
+/// The description of this API, which the tests hold against its real answers.
+async fn openapi() -> ([(header::HeaderName, HeaderValue); 1], &'static str) {
+    let json = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, json)], include_str!("openapi.json"))
+}
+
+async fn stop_signal() {
+    let mut terminate = signal(SignalKind::terminate()).expect("a handler can be installed");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted.expect("a handler can be installed"),
+    }
+}

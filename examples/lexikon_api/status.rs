@@ -1,0 +1,122 @@
+//! Whether the service is alive, ready and well.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use lexikon_auth::{FormatCounts, KeyStore, LATENCY_BUCKETS, StoreError};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::answer::Failure;
+use crate::backend::Backend;
+
+/// How long a count of the whole table is shown: anybody may ask.
+const COUNT_AGAIN: Duration = Duration::from_secs(30);
+/// How often histograms are summed up; what waits for it takes memory.
+const SUM_UP: Duration = Duration::from_secs(1);
+
+pub struct Status {
+    backend: Backend,
+    metrics: PrometheusHandle,
+    counts: Mutex<Option<(Instant, FormatCounts)>>,
+}
+
+/// Has this crate's metrics, and those of others, be shown at `/api/metrics`.
+pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY_BUCKETS)?;
+    let handle = builder.install_recorder()?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        let mut timer = tokio::time::interval(SUM_UP);
+        loop {
+            timer.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
+}
+
+impl Status {
+    pub fn new(backend: Backend, metrics: PrometheusHandle) -> Self {
+        Self { backend, metrics, counts: Mutex::default() }
+    }
+
+    /// How far the migration is.
+    async fn migration(&self) -> Result<Value, StoreError> {
+        let mut counts = self.counts.lock().await;
+        if counts.is_none_or(|(at, _)| at.elapsed() > COUNT_AGAIN) {
+            *counts = Some((Instant::now(), self.backend.store.count_by_format().await?));
+        }
+        let (_, FormatCounts { hmac_sha256, sha256, unknown }) = counts.expect("just counted");
+        Ok(json!({ "hmac_sha256": hmac_sha256, "sha256": sha256, "unknown": unknown }))
+    }
+
+    fn caches(&self) -> Value {
+        let counts = self.backend.store.counts();
+        let asked = counts.hits + counts.misses;
+        json!({
+            "hits": counts.hits,
+            "misses": counts.misses,
+            "hit_rate": if asked == 0 { Value::Null } else { json!(counts.hits as f64 / asked as f64) },
+            "bytes": counts.bytes,
+            "entries": counts.entries,
+            "followed": self.backend.is_followed(),
+            "redis": self.backend.redis.as_ref().map(|counts| {
+                let counts = counts();
+                json!({
+                    "hits": counts.hits,
+                    "misses": counts.misses,
+                    "bypassed": counts.bypassed,
+                    "rejected": counts.rejected,
+                })
+            }),
+        })
+    }
+}
+
+/// Alive: the process answers.
+pub async fn health() -> Json<Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// Ready: the database answers too.
+pub async fn ready(State(status): State<Arc<Status>>) -> Result<Json<Value>, Failure> {
+    match status.backend.ping().await {
+        Ok(_) => Ok(Json(json!({ "status": "ready" }))),
+        Err(error) => {
+            tracing::warn!(%error, "the database does not answer");
+            let message = "the database does not answer";
+            Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message))
+        }
+    }
+}
+
+/// How the parts are. With the status 200 also when one of them is down: whoever asks wants to know which.
+pub async fn status(State(status): State<Arc<Status>>) -> Json<Value> {
+    let ping = status.backend.ping().await;
+    let migration = match &ping {
+        Ok(_) => status.migration().await.ok(),
+        Err(_) => None,
+    };
+    Json(json!({
+        "database": {
+            "kind": status.backend.kind,
+            "is_up": ping.is_ok(),
+            "latency_seconds": ping.ok().map(|latency| latency.as_secs_f64()),
+        },
+        "cache": status.caches(),
+        "migration": migration,
+    }))
+}
+
+/// The metrics, in the text format of Prometheus.
+pub async fn metrics(State(status): State<Arc<Status>>) -> Response {
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    ([("content-type", TEXT)], status.metrics.render()).into_response()
+}

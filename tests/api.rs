@@ -1,0 +1,594 @@
+//! The reference service over real HTTP: every answer of its description, and nothing that gives a
+//! secret away.
+#![cfg(all(
+    feature = "axum",
+    feature = "cache",
+    feature = "metrics",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite",
+    feature = "throttle"
+))]
+
+mod common;
+#[path = "common/postgres.rs"]
+mod postgres;
+#[path = "common/redis.rs"]
+mod redis_server;
+#[path = "common/service.rs"]
+mod service;
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use common::{FORGED, SECRETS, UNTAGGED, assert_reveals_nothing};
+use lexikon_auth::{KeyId, KeyStore, SqliteStore};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use service::Service;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A key of the right form that nobody has issued.
+const UNKNOWN: &str = UNTAGGED;
+const KEYS: &str = "/api/auth/api-keys";
+
+/// A client that holds every answer against the service's description, and keeps what it has seen.
+struct Api {
+    service: Service,
+    client: Client,
+    description: Value,
+    /// Method, path and status of each answer.
+    seen: Mutex<BTreeSet<String>>,
+    /// Every header and body of an answer, but for those of new keys.
+    answers: Mutex<String>,
+    /// What must not be printed anywhere.
+    secrets: Mutex<BTreeSet<String>>,
+}
+
+struct Answer {
+    status: u16,
+    headers: reqwest::header::HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Api {
+    async fn start(variables: &[(&str, &str)]) -> Self {
+        let variables = [&[("API_KEY_SECRET", SECRETS[0])], variables].concat();
+        Self::over(Service::start(&variables)).await
+    }
+
+    async fn over(service: Service) -> Self {
+        let client = Client::new();
+        let url = format!("{}/api/openapi.json", service.url);
+        let description = client.get(url).send().await.unwrap().json().await.unwrap();
+        let secrets = [SECRETS[0], FORGED, UNKNOWN].map(str::to_owned).into();
+        let (seen, answers) = (Mutex::default(), Mutex::default());
+        Self { service, client, description, seen, answers, secrets: Mutex::new(secrets) }
+    }
+
+    fn request(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.service.url));
+        if key.is_empty() { request } else { request.header("x-api-key", key) }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Answer {
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        self.answers.lock().unwrap().push_str(&format!("{headers:?}\n"));
+        let is_json = headers["content-type"].to_str().unwrap().starts_with("application/json");
+        let body = if is_json { serde_json::from_str(&text).unwrap() } else { json!(text) };
+        match body["data"]["key"].as_str() {
+            Some(key) => _ = self.secrets.lock().unwrap().insert(key.to_owned()),
+            None => self.answers.lock().unwrap().push_str(&text),
+        }
+        self.check(&method, &path, status, &body);
+        Answer { status, headers, body }
+    }
+
+    /// Whether the description has this answer.
+    fn check(&self, method: &Method, path: &str, status: u16, body: &Value) {
+        let route = match path.strip_prefix("/api/entries/") {
+            Some(_) => "/api/entries/{word}",
+            None if path.starts_with(&format!("{KEYS}/")) => "/api/auth/api-keys/{id}",
+            None => path,
+        };
+        let method = method.as_str().to_lowercase();
+        let answer = format!("{method} {route} {status}");
+        let mut response =
+            &self.description["paths"][route][&method]["responses"][status.to_string()];
+        assert!(response.is_object(), "the description has no {answer}: {body}");
+        if let Some(name) = response["$ref"].as_str() {
+            let pointer = name.strip_prefix('#').unwrap();
+            response = self.description.pointer(pointer).expect("a response of this name");
+        }
+        let (_, content) = response["content"].as_object().unwrap().iter().next().unwrap();
+        let schema = json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "components": self.description["components"],
+            "allOf": [content["schema"]],
+        });
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        if let Err(error) = validator.validate(body) {
+            panic!("{answer} is not as described: {error}: {body}");
+        }
+        self.seen.lock().unwrap().insert(answer);
+    }
+
+    async fn get(&self, path: &str, key: &str) -> Answer {
+        self.send(self.request(Method::GET, path, key)).await
+    }
+
+    async fn post(&self, key: &str, body: Value) -> Answer {
+        self.send(self.request(Method::POST, KEYS, key).json(&body)).await
+    }
+
+    async fn delete(&self, id: &str, key: &str) -> Answer {
+        self.send(self.request(Method::DELETE, &format!("{KEYS}/{id}"), key)).await
+    }
+
+    async fn write(&self, word: &str, key: &str, body: Value) -> Answer {
+        let path = format!("/api/entries/{word}");
+        self.send(self.request(Method::PUT, &path, key).json(&body)).await
+    }
+
+    /// Makes a key, and returns it with its id.
+    async fn make(&self, admin: &str, scopes: &str) -> (String, String) {
+        let answer = self.post(admin, json!({ "name": scopes, "scopes": scopes })).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        let text = |name: &str| answer.body["data"][name].as_str().unwrap().to_owned();
+        (text("key"), text("id"))
+    }
+
+    /// Stops the service, and asserts that no secret stands in what it has answered, counted and logged.
+    async fn stop(self) {
+        for path in ["/api/metrics", "/api/status"] {
+            self.get(path, "").await;
+        }
+        let Self { service, answers, secrets, .. } = self;
+        service.terminate();
+        let (status, output) = service.wait();
+        assert!(status.success(), "{output}");
+        assert!(output.contains("all last uses are written"), "{output}");
+        let output: Vec<_> = output.lines().filter(|line| !line.contains("shown once")).collect();
+        let all = format!("{}\n{}", output.join("\n"), answers.into_inner().unwrap());
+        let secrets = secrets.into_inner().unwrap();
+        assert!(secrets.len() > 3);
+        for secret in secrets {
+            assert_reveals_nothing(&all, &secret);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_answer_is_as_the_description_says_and_reveals_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}/keys.db", folder.path().display());
+    let api = Api::start(&[
+        ("DATABASE_URL", &database),
+        ("FIRST_KEY_FOR", "user-1"),
+        ("TRUSTED_PROXIES", "127.0.0.0/8"),
+    ])
+    .await;
+    let admin = &*api.service.first_key();
+    for path in ["/api/health", "/api/ready", "/api/status", "/api/metrics", "/api/openapi.json"] {
+        assert_eq!(api.get(path, "").await.status, 200);
+    }
+
+    // Keys are made, listed and revoked.
+    let (reader, reader_id) = api.make(admin, "read").await;
+    let (writer, writer_id) = api.make(admin, "read,write").await;
+    let expiring = json!({ "name": "ä".repeat(100), "scopes": "read", "expires_in_days": 7 });
+    let answer = api.post(admin, expiring).await;
+    assert_eq!((answer.status, answer.header("cache-control")), (201, "no-store"));
+    let made = &answer.body["data"];
+    let date = |name: &str| OffsetDateTime::parse(made[name].as_str().unwrap(), &Rfc3339).unwrap();
+    let lifetime = date("expires_at") - date("created_at");
+    assert_eq!(lifetime.as_seconds_f64().round(), 7.0 * 24.0 * 3600.0);
+    assert_eq!(made["is_active"], true);
+    // Told that it expires soon.
+    let soon = api.get("/api/entries/none", made["key"].as_str().unwrap()).await;
+    assert!(soon.header("api-key-notice").starts_with("expires;until=@"));
+    let listed = api.get(KEYS, admin).await;
+    let keys = listed.body["data"]["keys"].as_array().unwrap();
+    assert_eq!((listed.status, keys.len()), (200, 4));
+    assert_eq!(keys[0]["name"], "ä".repeat(100), "newest first");
+    assert_eq!(listed.body["data"]["next"], Value::Null);
+
+    // What the keys open.
+    let definition = json!({ "definition": "a book of words" });
+    assert_eq!(api.get("/api/entries/lexikon", &reader).await.status, 404);
+    assert_eq!(api.write("lexikon", &writer, definition.clone()).await.body["data"], definition);
+    assert_eq!(api.get("/api/entries/lexikon", &reader).await.body["data"], definition);
+    let forbidden = api.write("lexikon", &reader, definition.clone()).await;
+    let challenge = "Bearer realm=\"lexikon\", error=\"insufficient_scope\", scope=\"write\"";
+    assert_eq!(forbidden.header("www-authenticate"), challenge);
+    for key in [&reader, &writer] {
+        assert_eq!(api.get(KEYS, key).await.status, 403);
+        assert_eq!(api.post(key, json!({ "name": "n", "scopes": "admin" })).await.status, 403);
+        assert_eq!(api.delete(&reader_id, key).await.status, 403);
+    }
+    let (useless, _) = api.make(admin, "write").await;
+    assert_eq!(api.get("/api/entries/lexikon", &useless).await.status, 403);
+
+    // Revoked at once, though it was in the cache.
+    assert_eq!(api.delete(&reader_id, admin).await.body["data"]["is_active"], false);
+    assert_eq!(api.get("/api/entries/lexikon", &reader).await.status, 401);
+    assert_eq!(api.delete(&reader_id, admin).await.status, 200, "again changes nothing");
+    assert_eq!(api.delete("unknown", admin).await.status, 404);
+
+    // Bodies that are not taken.
+    for (body, status) in [
+        (json!({ "name": "", "scopes": "read" }), 422),
+        (json!({ "name": "n".repeat(101), "scopes": "read" }), 422),
+        (json!({ "name": "n", "scopes": "write,read" }), 422),
+        (json!({ "name": "n", "scopes": "" }), 422),
+        (json!({ "name": "n", "scopes": "read", "expires_in_days": 0 }), 422),
+        (json!({ "name": "n", "scopes": "read", "expires_in_days": 366 }), 422),
+        (json!({ "name": "n", "scopes": "read", "expires_in_days": -1 }), 422),
+        (json!({ "name": "n", "scopes": "read", "owner": "user-2" }), 422),
+        (json!({ "name": "n" }), 422),
+        (json!({ "name": "n\0", "scopes": "read" }), 422),
+        (json!({ "name": "n".repeat(20_000), "scopes": "read" }), 413),
+    ] {
+        assert_eq!(api.post(admin, body.clone()).await.status, status, "{body}");
+    }
+    let word = format!("/api/entries/{}", "w".repeat(101));
+    for (path, method, key) in
+        [(KEYS, Method::POST, admin), ("/api/entries/lexikon", Method::PUT, &writer)]
+    {
+        let request = || api.request(method.clone(), path, key);
+        let json = ("content-type", "application/json");
+        let broken = request().header(json.0, json.1).body("{\"name\": \"lxk_");
+        assert_eq!(api.send(broken).await.status, 400);
+        assert_eq!(api.send(request().body("{}")).await.status, 415);
+        assert_eq!(api.send(request().header(json.0, json.1).body("{}")).await.status, 422);
+        let long = json!({ "definition": "d".repeat(20_000) });
+        assert_eq!(api.send(request().json(&long)).await.status, 413);
+    }
+    let long = api.request(Method::PUT, &word, &writer).json(&definition);
+    assert_eq!(api.send(long).await.status, 422);
+    assert_eq!(api.get(&format!("{KEYS}?after=1&after=2"), admin).await.status, 400);
+
+    // Keys that are not taken, at every route.
+    let requests = || {
+        [
+            (Method::GET, KEYS.to_owned()),
+            (Method::POST, KEYS.to_owned()),
+            (Method::DELETE, format!("{KEYS}/{writer_id}")),
+            (Method::GET, "/api/entries/lexikon".to_owned()),
+            (Method::PUT, "/api/entries/lexikon".to_owned()),
+        ]
+    };
+    let mut refusals = BTreeSet::new();
+    for (number, (method, path)) in requests().into_iter().enumerate() {
+        // Each route from an address of its own, with an allowance of its own.
+        let address = format!("192.0.2.{}", 10 + number);
+        let request = |key: &str| {
+            let request = api.request(method.clone(), &path, key);
+            request.header("x-forwarded-for", &address)
+        };
+        let none = api.send(request("")).await;
+        assert_eq!(none.header("www-authenticate"), "Bearer realm=\"lexikon\"");
+        for key in [FORGED, UNKNOWN, &reader, "lxk_"] {
+            let refused = api.send(request(key)).await;
+            assert_eq!(refused.header("cache-control"), "no-store");
+            refusals.insert(refused.body.to_string());
+        }
+        let twice = request(admin).bearer_auth(&writer);
+        assert_eq!(api.send(twice).await.status, 400);
+        let bearer = request("").bearer_auth(FORGED);
+        assert_eq!(api.send(bearer).await.status, 401);
+    }
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+
+    // Too many of them from one address, behind a proxy that is trusted.
+    let from = |address| move |request: RequestBuilder| request.header("x-forwarded-for", address);
+    let bad = from("192.0.2.1");
+    while api.send(bad(api.request(Method::GET, KEYS, FORGED))).await.status != 429 {}
+    for (method, path) in requests() {
+        let denied = api.send(bad(api.request(method.clone(), &path, admin))).await;
+        assert_eq!(denied.status, 429);
+        assert!(denied.header("retry-after").parse::<u64>().unwrap() > 0);
+        assert!(denied.header("ratelimit").starts_with("\"refusals\";r=0;t="));
+    }
+    let good = api.send(from("192.0.2.2")(api.request(Method::GET, KEYS, admin))).await;
+    assert_eq!(good.status, 200);
+
+    // A repeated POST is the business of another test, but part of the description.
+    let repeated = |name: &str| {
+        let body = json!({ "name": name, "scopes": "read" });
+        api.request(Method::POST, KEYS, admin).header("idempotency-key", "one").json(&body)
+    };
+    let first = api.send(repeated("name")).await;
+    api.get("/api/entries/lexikon", first.body["data"]["key"].as_str().unwrap()).await;
+    assert_eq!(api.send(repeated("name")).await.status, 409);
+
+    // What the description has, and needs a database that is down.
+    let described = described(&api.description);
+    let seen = api.seen.lock().unwrap().clone();
+    let missing: BTreeSet<_> =
+        described.difference(&seen).filter(|answer| !answer.ends_with(" 503")).collect();
+    assert!(missing.is_empty(), "never seen: {missing:?}");
+    api.stop().await;
+}
+
+/// Every answer of a description: method, path and status.
+fn described(description: &Value) -> BTreeSet<String> {
+    let mut answers = BTreeSet::new();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for method in ["get", "post", "put", "delete"] {
+            for status in
+                item[method]["responses"].as_object().into_iter().flat_map(|all| all.keys())
+            {
+                answers.insert(format!("{method} {path} {status}"));
+            }
+        }
+    }
+    answers
+}
+
+#[tokio::test]
+async fn without_its_database_the_service_is_alive_not_ready_and_refuses_nobody() {
+    let mut server = postgres::Server::start();
+    let api = Api::start(&[
+        ("DATABASE_URL", &server.url()),
+        ("REDIS_URL", &redis_server::shared_url()),
+        ("FIRST_KEY_FOR", "user-1"),
+    ])
+    .await;
+    let admin = &*api.service.first_key();
+    let (_, id) = api.make(admin, "read").await;
+    let (fresh, _) = api.make(admin, "read").await;
+    let status = api.get("/api/status", "").await.body;
+    assert_eq!(status["database"]["kind"], "postgres");
+    assert_eq!(status["database"]["is_up"], true);
+    assert_eq!(status["migration"]["hmac_sha256"], 3);
+
+    server.kill();
+    assert_eq!(api.get("/api/health", "").await.status, 200);
+    assert_eq!(api.get("/api/ready", "").await.status, 503);
+    let status = api.get("/api/status", "").await.body;
+    assert_eq!((&status["database"]["is_up"], &status["migration"]), (&json!(false), &Value::Null));
+    // A key that no cache knows: not refused.
+    for (method, path) in [
+        (Method::GET, KEYS.to_owned()),
+        (Method::POST, KEYS.to_owned()),
+        (Method::DELETE, format!("{KEYS}/{id}")),
+        (Method::GET, "/api/entries/lexikon".to_owned()),
+        (Method::PUT, "/api/entries/lexikon".to_owned()),
+    ] {
+        let answer = api.send(api.request(method, &path, &fresh)).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
+    }
+    let seen = api.seen.lock().unwrap().clone();
+    for answer in described(&api.description).iter().filter(|answer| answer.ends_with(" 503")) {
+        assert!(seen.contains(answer), "never seen: {answer}");
+    }
+
+    server.start_again();
+    let mut is_ready = false;
+    for _ in 0..100 {
+        is_ready = api.get("/api/ready", "").await.status == 200;
+        if is_ready {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(is_ready, "it does not come back");
+    assert_eq!(api.get(KEYS, admin).await.status, 200);
+    assert_eq!(api.get(KEYS, &fresh).await.status, 403);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeated_post_makes_one_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}/keys.db", folder.path().display());
+    let variables = [("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")];
+    let api = Api::start(&variables).await;
+    let admin = &*api.service.first_key();
+    let post = async |name: &str, days: u32, idempotency_key: &str| {
+        let body = json!({ "name": name, "scopes": "read", "expires_in_days": days });
+        let request = api.request(Method::POST, KEYS, admin).json(&body);
+        let answer = api.send(request.header("idempotency-key", idempotency_key)).await;
+        let text = |name: &str| answer.body["data"][name].as_str().unwrap_or_default().to_owned();
+        (answer.status, text("id"), text("key"), answer.body["error"]["code"].clone())
+    };
+    let is_good = async |key: &str| api.get("/api/entries/none", key).await.status == 404;
+
+    let (status, id, lost, _) = post("deploy", 30, "a").await;
+    assert_eq!(status, 201);
+    let (status, same_id, key, _) = post("deploy", 30, "a").await;
+    assert_eq!((status, &same_id), (201, &id));
+    assert_ne!(key, lost);
+    assert!(!is_good(&lost).await, "the lost one is refused");
+    let (status, other_id, ..) = post("deploy", 30, "b").await;
+    assert!(status == 201 && other_id != id);
+    for (name, days) in [("other", 30), ("deploy", 31)] {
+        let (status, _, _, code) = post(name, days, "a").await;
+        assert_eq!((status, code), (422, json!("idempotency_mismatch")));
+    }
+    assert!(is_good(&key).await);
+    // In use: another plaintext would take it from its owner.
+    let (status, _, _, code) = post("deploy", 30, "a").await;
+    assert_eq!((status, code), (409, json!("idempotency_used")));
+    assert!(is_good(&key).await);
+    assert_eq!(api.delete(&other_id, admin).await.status, 200);
+    assert_eq!(post("deploy", 30, "b").await.0, 409, "revoked");
+    assert_eq!(post("deploy", 30, "").await.0, 400);
+    assert_eq!(post("deploy", 30, &"x".repeat(256)).await.0, 400);
+
+    // All at once: one key, and the last plaintext that was given out is the one that is good.
+    let (_, _, _, _) = post("warm", 1, "warm").await;
+    let all = futures_util::future::join_all((0..20).map(|_| post("deploy", 30, "c"))).await;
+    let made: Vec<_> = all.iter().filter(|(status, ..)| *status == 201).collect();
+    assert!(!made.is_empty() && made.iter().all(|(_, id, ..)| *id == made[0].1), "{all:?}");
+    let others = all.iter().filter(|(status, ..)| *status != 201);
+    assert!(
+        others
+            .clone()
+            .all(|(status, _, _, code)| *status == 409 && code == "idempotency_under_way")
+    );
+    let mut good = 0;
+    for (_, _, key, _) in &made {
+        good += u32::from(is_good(key).await);
+    }
+    assert_eq!(good, 1);
+    // Two of one name are two keys without the header.
+    assert_ne!(api.make(admin, "read").await.1, api.make(admin, "read").await.1);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn another_owner_s_keys_are_out_of_reach() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}/keys.db", folder.path().display());
+    let one = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")]).await;
+    let (_, id) = one.make(&one.service.first_key(), "read").await;
+    let page = format!("{KEYS}?after={id}");
+    one.stop().await;
+
+    let two = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-2")]).await;
+    let admin = &*two.service.first_key();
+    assert_eq!(two.delete(&id, admin).await.status, 404);
+    for path in [KEYS, &page] {
+        let listed = two.get(path, admin).await.body;
+        let ids = listed["data"]["keys"].as_array().unwrap().iter().map(|key| &key["id"]);
+        assert!(!ids.clone().any(|listed| *listed == *id), "{listed}");
+    }
+    // The same Idempotency-Key of two owners is two.
+    let store = SqliteStore::open(folder.path().join("keys.db")).await.unwrap();
+    assert!(!store.find_by_id(&KeyId::from(id)).await.unwrap().unwrap().is_revoked());
+    two.make(admin, "read").await;
+    two.make(admin, "write").await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn pages_of_keys_follow_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}/keys.db", folder.path().display());
+    let api = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")]).await;
+    let admin = &*api.service.first_key();
+    for _ in 0..150 {
+        api.make(admin, "read").await;
+    }
+    let (mut ids, mut path, mut pages) = (BTreeSet::new(), KEYS.to_owned(), 0);
+    loop {
+        let page = api.get(&path, admin).await.body;
+        let keys = page["data"]["keys"].as_array().unwrap();
+        ids.extend(keys.iter().map(|key| key["id"].as_str().unwrap().to_owned()));
+        pages += 1;
+        let Some(next) = page["data"]["next"].as_str() else { break };
+        path = format!("{KEYS}?after={next}");
+    }
+    assert_eq!((ids.len(), pages), (151, 2));
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_finished_and_uses_are_written_when_the_service_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}/keys.db", folder.path().display());
+    let api = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")]).await;
+    let (key, id) = api.make(&api.service.first_key(), "read").await;
+    api.make(&api.service.first_key(), "read").await;
+    // A body that comes in two parts, with the stop between them.
+    let (part, rest) = tokio::sync::mpsc::channel::<Result<&str, std::io::Error>>(2);
+    let url = format!("{}{KEYS}", api.service.url);
+    let body = reqwest::Body::wrap_stream(futures_util::stream::unfold(rest, async |mut rest| {
+        Some((rest.recv().await?, rest))
+    }));
+    let request = api.client.post(url).header("x-api-key", api.service.first_key());
+    let request = request.header("content-type", "application/json").body(body);
+    let answer = tokio::spawn(request.send());
+    part.send(Ok("{\"name\": \"slow\", ")).await.unwrap();
+    assert_eq!(api.get("/api/entries/none", &key).await.status, 404);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    api.service.terminate();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(
+        reqwest::get(format!("{}/api/health", api.service.url)).await.is_err(),
+        "it takes no more"
+    );
+    part.send(Ok("\"scopes\": \"read\"}")).await.unwrap();
+    drop(part);
+    assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
+    let (status, output) = api.service.wait();
+    assert!(status.success(), "{output}");
+    let store = SqliteStore::open(folder.path().join("keys.db")).await.unwrap();
+    let record = store.find_by_id(&KeyId::from(id)).await.unwrap().unwrap();
+    assert!(record.last_used_at.is_some());
+}
+
+#[tokio::test]
+async fn a_demo_needs_no_configuration_and_leaves_nothing_behind() {
+    let api = Api::over(Service::start(&[])).await;
+    let admin = &*api.service.first_key();
+    let (writer, _) = api.make(admin, "write").await;
+    let (reader, _) = api.make(admin, "read").await;
+    let definition = json!({ "definition": "a book of words" });
+    assert_eq!(api.write("lexikon", &writer, definition.clone()).await.status, 200);
+    assert_eq!(api.get("/api/entries/lexikon", &reader).await.body["data"], definition);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_revoked_at_one_instance_is_refused_at_the_other() {
+    let server = postgres::Server::start();
+    let (database, redis) = (server.url(), redis_server::shared_url());
+    let variables = [("DATABASE_URL", &*database), ("REDIS_URL", &redis)];
+    let first = [&variables[..], &[("FIRST_KEY_FOR", "user-1")]].concat();
+    let (one, two) = (Api::start(&first).await, Api::start(&variables).await);
+    let admin = &*one.service.first_key();
+    let (key, id) = one.make(admin, "read").await;
+    for instance in [&one, &two] {
+        assert_eq!(instance.get("/api/entries/none", &key).await.status, 404, "accepted");
+        assert_eq!(instance.get(KEYS, admin).await.status, 200);
+    }
+    assert_eq!(one.delete(&id, admin).await.status, 200);
+    assert_eq!(one.get("/api/entries/none", &key).await.status, 401);
+    let mut status = 0;
+    for _ in 0..600 {
+        status = two.get("/api/entries/none", &key).await.status;
+        if status == 401 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(status, 401, "refused within the time of README's table");
+    for instance in [one, two] {
+        for scopes in ["read", "write"] {
+            instance.make(admin, scopes).await;
+        }
+        instance.stop().await;
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_said_to_be() {
+    for (variables, message) in [
+        (&[("DATABASE_URL", "sqlite:///nowhere/keys.db")][..], "API_KEY_SECRET"),
+        (&[("API_KEY_SECRET", "short")], "API_KEY_SECRET"),
+        (&[("TRUSTED_PROXIES", "10.0.0.0/8, home")], "TRUSTED_PROXIES: home"),
+        (
+            &[("API_KEY_SECRET", SECRETS[0]), ("DATABASE_URL", "sqlite:///nowhere/keys.db")],
+            "cannot be opened",
+        ),
+    ] {
+        let (status, output) = Service::fails(variables);
+        assert!(!status.success() && output.contains(message), "{output}");
+        assert!(!output.contains(SECRETS[0]) && !output.contains("panicked"), "{output}");
+    }
+}
