@@ -6,6 +6,8 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod calls;
+#[cfg(feature = "tower")]
+mod http;
 #[cfg(feature = "metrics")]
 mod recorded;
 pub(crate) mod security;
@@ -18,6 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use self::calls::{Calls, Operation};
+#[cfg(feature = "tower")]
+pub(crate) use self::http::HttpAnswers;
 #[cfg(feature = "metrics")]
 pub(crate) use self::recorded::*;
 #[cfg(not(feature = "metrics"))]

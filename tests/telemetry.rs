@@ -7,7 +7,9 @@
     feature = "sqlite",
     feature = "postgres",
     feature = "cache",
-    feature = "redis"
+    feature = "redis",
+    feature = "axum",
+    feature = "throttle"
 ))]
 
 mod common;
@@ -17,12 +19,15 @@ mod postgres;
 mod redis_server;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{
     FORGED, Log, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash, ring,
 };
+use lexikon_auth::http::{Admin, ApiKeyLayer, RequireScope, Throttle};
 use lexikon_auth::store::FeedEvent;
 use lexikon_auth::{
     ApiKey, CacheOptions, CachedStore, Candidates, Change, Follower, HashChange, HashFormat,
@@ -133,6 +138,49 @@ async fn every_refusal() {
     assert_eq!(outcome(&upgrading, &numbered(13)).await, "owner_disabled");
     let flushed = upgrading.flush().await.unwrap();
     assert_eq!((flushed.used, flushed.upgraded), (3, 1));
+}
+
+/// Every answer of the web layer.
+async fn every_http_answer() {
+    let store = MemoryStore::new();
+    store.insert(&stored("web", OWNER, hmac_hash(SECRETS[0], UNTAGGED))).await.unwrap();
+    let throttle = Throttle::new(|_| Some(IpAddr::from([192, 0, 2, 1])));
+    let throttle = throttle.refusals(NonZeroU32::new(2).unwrap(), Duration::from_secs(3600));
+    let layer = ApiKeyLayer::new(Arc::new(verifier(store, Policy::default()))).throttle(throttle);
+    let gone = Verifier::new(Gone, ring(&SECRETS[..1]));
+    let ok = || axum::routing::get(async || "ok");
+    let scoped = || ok().route_layer(RequireScope::<Admin>::new());
+    let app = axum::Router::new().route("/", ok()).route("/admin", scoped()).layer(layer);
+    let app =
+        app.merge(axum::Router::new().route("/gone", ok()).layer(ApiKeyLayer::new(Arc::new(gone))));
+    let app = app.route("/unprotected", scoped());
+    for (path, key, status) in [
+        ("/", UNTAGGED, 200),
+        ("/admin", UNTAGGED, 403),
+        ("/", "", 401),
+        ("/", "two words", 400),
+        ("/", FORGED, 401),
+        ("/", FORGED, 429),
+        ("/gone", UNTAGGED, 503),
+        ("/unprotected", UNTAGGED, 500),
+    ] {
+        let mut request = http::Request::builder().uri(path);
+        if !key.is_empty() {
+            request = request.header("x-api-key", key);
+        }
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let response = tower::ServiceExt::oneshot(app.clone(), request).await.unwrap();
+        assert_eq!(response.status(), status, "{path} {key}");
+    }
+}
+
+/// Answers nothing.
+struct Gone;
+
+impl KeyLookup for Gone {
+    async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        Err(StoreError::Unavailable("gone".into()))
+    }
 }
 
 /// Knows every key, each by an id of its own.
@@ -338,6 +386,7 @@ async fn the_page_says_what_is_exported_and_nothing_exported_names_a_key() {
     let metrics = builder.install_recorder().unwrap();
 
     every_refusal().await;
+    every_http_answer().await;
     more_uses_than_there_is_room_for().await;
     sqlite_and_a_store_that_is_gone().await;
     servers().await;

@@ -90,3 +90,7 @@ pub(crate) const STORE_DURATION: Metric =
     metric("lexikon_auth_store_duration_seconds", "How long a call of a store took");
 pub(crate) const STORE_ERRORS: Metric =
     metric("lexikon_auth_store_errors_total", "Calls of a store that failed");
+
+// The web layer.
+pub(crate) const HTTP_ANSWERS: Metric =
+    metric("lexikon_auth_http_answers_total", "Requests that a layer let pass or denied");
