@@ -58,32 +58,18 @@ mod extract;
 mod layer;
 mod notice;
 mod scope;
+mod service;
 #[cfg(feature = "throttle")]
 mod throttle;
-
-/// Without the feature nobody is limited: there is no value of this type.
-#[cfg(not(feature = "throttle"))]
-mod throttle {
-    pub(crate) enum Client {}
-
-    impl Client {
-        pub(crate) fn denial(&self) -> Option<super::Denial> {
-            match *self {}
-        }
-
-        pub(crate) fn count_refusal(&self) {
-            match *self {}
-        }
-    }
-}
 
 pub use body::ResponseBody;
 pub use credential::BadCredential;
 pub use denial::{Denial, grpc_status, problem_json};
 #[cfg(feature = "axum")]
 pub use extract::Denied;
-pub use layer::{ApiKeyLayer, ApiKeyService, InvalidRealm, ResponseFuture};
+pub use layer::{ApiKeyLayer, InvalidRealm};
 pub use notice::Notices;
 pub use scope::{Admin, Read, RequireScope, RequireScopeFuture, Scope, Scoped, Write};
+pub use service::{ApiKeyService, ResponseFuture};
 #[cfg(feature = "throttle")]
 pub use throttle::Throttle;

@@ -87,6 +87,17 @@ pub trait KeyLookup: Send + Sync {
         candidates: &Candidates,
     ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
 
+    /// The answer of [`find`](Self::find), where it is at hand: in stores in memory and in caches. `None`
+    /// says nothing, and `find` has to be asked.
+    ///
+    /// What serves a request on the spot asks this first, because what need not wait needs no future of
+    /// its own. The default has nothing at hand, which is right for every store that is asked over a
+    /// connection.
+    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+        let _ = candidates;
+        None
+    }
+
     /// Takes note of what a feed of changes reports. Stores that keep copies of records forget what a
     /// change concerns before the future completes, and pass the event on to the store beneath first;
     /// all others have nothing to do.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::{Instrument, debug_span};
+use tracing::{Instrument, Span, debug_span};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Refusal, StoreError, VerifyError};
@@ -94,8 +94,7 @@ impl<S: KeyLookup> Verifier<S> {
             let mut candidates = Candidates::none();
             let answer = match self.fill(&mut candidates, presented) {
                 Ok(()) => match self.store.find(&candidates).await {
-                    Ok(Some(record)) => self.admit(&candidates, record),
-                    Ok(None) => Err(Refusal::Unknown.into()),
+                    Ok(found) => self.decide(&candidates, found),
                     Err(error) => Err(VerifyError::Unavailable(error)),
                 },
                 Err(refusal) => Err(refusal.into()),
@@ -103,7 +102,24 @@ impl<S: KeyLookup> Verifier<S> {
             self.telemetry.ended(started, &answer);
             answer
         }
-        .instrument(debug_span!(target: "lexikon_auth", "verify"))
+        .instrument(span())
+    }
+
+    /// Verifies a key, if what it takes is at hand.
+    #[cfg(feature = "tower")]
+    pub(crate) fn verify_at_hand(
+        &self,
+        presented: &[u8],
+    ) -> Option<Result<VerifiedKey, VerifyError>> {
+        let _entered = span().entered();
+        let started = Stopwatch::start();
+        let mut candidates = Candidates::none();
+        let answer = match self.fill(&mut candidates, presented) {
+            Ok(()) => self.decide(&candidates, self.store.find_at_hand(&candidates)?),
+            Err(refusal) => Err(refusal.into()),
+        };
+        self.telemetry.ended(started, &answer);
+        Some(answer)
     }
 
     #[inline]
@@ -120,11 +136,12 @@ impl<S: KeyLookup> Verifier<S> {
     }
 
     /// Decides over the row that the store found.
-    fn admit(
+    fn decide(
         &self,
         candidates: &Candidates,
-        record: Arc<KeyRecord>,
+        found: Option<Arc<KeyRecord>>,
     ) -> Result<VerifiedKey, VerifyError> {
+        let record = found.ok_or(Refusal::Unknown)?;
         let Some(matched) = candidates.matching(&record.hash) else {
             return Err(VerifyError::Unavailable(StoreError::WrongRow(record.id.clone())));
         };
@@ -182,6 +199,10 @@ impl<S: KeyLookup> Verifier<S> {
     pub fn dropped_uses(&self) -> u64 {
         self.notes.dropped()
     }
+}
+
+fn span() -> Span {
+    debug_span!(target: "lexikon_auth", "verify")
 }
 
 impl<S: KeyStore> Verifier<S> {

@@ -22,8 +22,8 @@ use lexikon_auth::http::{
     Admin, ApiKeyLayer, InvalidRealm, Notices, Read, RequireScope, Scoped, Write,
 };
 use lexikon_auth::{
-    Candidates, KeyLookup, KeyRecord, LegacyPolicy, OwnerId, Policy, Revocation, StoreError,
-    VerifiedKey, Verifier,
+    Candidates, KeyLookup, KeyRecord, LegacyPolicy, MemoryStore, OwnerId, Policy, Revocation,
+    StoreError, VerifiedKey, Verifier,
 };
 use tower::{Layer, Service, ServiceExt};
 
@@ -39,7 +39,7 @@ fn records() -> [KeyRecord; 3] {
     [record("reader", hmac_hash(SECRETS[0], TAGGED)), writer, legacy]
 }
 
-fn verifier(records: &[KeyRecord]) -> Verifier<lexikon_auth::MemoryStore> {
+fn verifier(records: &[KeyRecord]) -> Verifier<MemoryStore> {
     Verifier::new(store(records), ring(&SECRETS[..1])).with_clock(clock_at_noon())
 }
 
@@ -438,6 +438,35 @@ async fn keys_on_their_way_out_are_said_to_be() {
     assert_eq!(answer(until, never, &key(1)).await.header("api-key-notice"), "");
 }
 
+/// Answers after a while, as a database does.
+struct Distant(MemoryStore);
+
+impl KeyLookup for Distant {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        tokio::task::yield_now().await;
+        self.0.find(candidates).await
+    }
+}
+
+fn distant_layer() -> ApiKeyLayer {
+    let verifier = Verifier::new(Distant(store(&records())), ring(&SECRETS[..1]));
+    ApiKeyLayer::new(Arc::new(verifier.with_clock(clock_at_noon())))
+}
+
+#[tokio::test]
+async fn a_store_that_has_to_be_waited_for_makes_no_difference() {
+    let (near, far) = (app(layer()), app(distant_layer()));
+    for key in [TAGGED, UNTAGGED, LEGACY, UNKNOWN, FORGED, "lxk_", "not a key"] {
+        for path in ["/", "/required", "/write", "/layer", "/extension", "/nowhere"] {
+            let headers = [("x-api-key", key)];
+            let (near, far) =
+                (get_from(&near, path, &headers).await, get_from(&far, path, &headers).await);
+            assert_eq!((near.status, &near.body), (far.status, &far.body), "{key} {path}");
+            assert_eq!(near.headers, far.headers, "{key} {path}");
+        }
+    }
+}
+
 #[test]
 fn the_service_that_was_ready_is_the_one_that_is_called() {
     /// Panics when it is called without having been ready; a clone has not been.
@@ -468,10 +497,13 @@ fn the_service_that_was_ready_is_the_one_that_is_called() {
         }
     }
 
-    let mut service = layer().layer(Strict(false));
-    let mut request = Request::new(());
-    request.headers_mut().insert("x-api-key", HeaderValue::from_static(TAGGED));
-    ready(std::future::poll_fn(|context| service.poll_ready(context))).unwrap();
-    let response = ready(service.call(request)).unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
+    for layer in [layer(), distant_layer()] {
+        let mut service = layer.layer(Strict(false));
+        let mut request = Request::new(());
+        request.headers_mut().insert("x-api-key", HeaderValue::from_static(TAGGED));
+        ready(std::future::poll_fn(|context| service.poll_ready(context))).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let response = runtime.block_on(service.call(request)).unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
 }

@@ -7,8 +7,8 @@ use ::http::header::{self, HeaderValue};
 use ::http::{Extensions, Response, StatusCode};
 use bytes::Bytes;
 
-use super::body::ResponseBody;
 use super::credential::BadCredential;
+use crate::telemetry::HttpAnswers;
 
 /// How long a caller should wait when the store could not answer.
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
@@ -115,26 +115,31 @@ fn whole_seconds(duration: Duration) -> u64 {
 pub(crate) struct Answers {
     pub(crate) realm: Arc<str>,
     pub(crate) answer: Arc<Answer>,
+    counts: HttpAnswers,
 }
 
 type Answer = dyn Fn(&Denial, Response<()>) -> Response<Bytes> + Send + Sync;
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { realm: "api".into(), answer: Arc::new(problem_json) }
+        Self { realm: "api".into(), answer: Arc::new(problem_json), counts: HttpAnswers::new() }
     }
 }
 
 impl Answers {
     /// Those of the layer before a service.
-    pub(crate) fn of(extensions: &Extensions) -> Option<&Self> {
+    pub(crate) fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
         extensions.get()
     }
 
     /// The answer to a denial, whoever denies.
-    pub(crate) fn deny<B>(answers: Option<&Self>, denial: &Denial) -> Response<ResponseBody<B>> {
-        let Self { realm, answer } = &answers.cloned().unwrap_or_default();
-        answer(denial, denial.to_response(realm)).map(ResponseBody::denial)
+    pub(crate) fn deny(&self, denial: &Denial) -> Response<Bytes> {
+        self.counts.denied(denial);
+        (self.answer)(denial, denial.to_response(&self.realm))
+    }
+
+    pub(crate) fn passed(&self) {
+        self.counts.passed();
     }
 }
 

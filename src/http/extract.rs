@@ -16,7 +16,8 @@ pub struct Denied(Response);
 
 impl Denied {
     fn new(parts: &Parts, denial: &Denial) -> Self {
-        Self(Answers::deny::<Body>(Answers::of(&parts.extensions), denial).map(Body::new))
+        let answers = Answers::of(&parts.extensions).cloned().unwrap_or_default();
+        Self(answers.deny(denial).map(Body::from))
     }
 }
 

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use ::http::{Extensions, Request, Response};
+use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -224,8 +225,8 @@ where
         let outcome = match scoped_key::<S>(request.extensions()) {
             Ok(_) => Outcome::Inner { response: self.inner.call(request) },
             Err(denial) => {
-                let answers = Answers::of(request.extensions()).cloned();
-                Outcome::Denied { denial, answers }
+                let answers = Answers::of(request.extensions()).cloned().unwrap_or_default();
+                Outcome::Denied { answer: Some(answers.deny(&denial)) }
             }
         };
         RequireScopeFuture { outcome }
@@ -244,7 +245,7 @@ pin_project! {
     #[project = OutcomeProjection]
     enum Outcome<F> {
         Inner { #[pin] response: F },
-        Denied { denial: Denial, answers: Option<Answers> },
+        Denied { answer: Option<Response<Bytes>> },
     }
 }
 
@@ -259,8 +260,9 @@ where
             OutcomeProjection::Inner { response } => {
                 Ok(ready!(response.poll(context))?.map(ResponseBody::inner))
             }
-            OutcomeProjection::Denied { denial, answers } => {
-                Ok(Answers::deny(answers.as_ref(), denial))
+            OutcomeProjection::Denied { answer } => {
+                let answer = answer.take().expect("a future is not polled after its end");
+                Ok(answer.map(ResponseBody::denial))
             }
         })
     }

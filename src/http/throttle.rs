@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::http::Extensions;
 use ::http::header::{HeaderMap, HeaderName};
-use ::http::{Extensions, Request};
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
@@ -95,11 +95,26 @@ impl Throttle {
         Self { forwarded: name, ..self }
     }
 
-    /// Who sends a request.
-    pub(crate) fn client<B>(&self, request: &Request<B>) -> Option<Client> {
-        let peer = (self.peer)(request.extensions())?.to_canonical();
-        let address = group(self.behind_proxies(peer, request.headers()));
-        Some(Client { address, refusals: self.refusals.clone() })
+    /// The address that a request counts for.
+    pub(crate) fn address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+        let peer = (self.peer)(extensions)?.to_canonical();
+        Some(group(self.behind_proxies(peer, headers)))
+    }
+
+    /// The denial, when too many keys from an address were refused.
+    pub(crate) fn denial(&self, address: IpAddr) -> Option<Denial> {
+        let Refusals { limiter, limit, window, .. } = &*self.refusals;
+        let not_until = limiter.check_key(&Attempt { address, is_refused: false }).err()?;
+        Some(Denial::TooManyRefusals {
+            retry_after: not_until.wait_time_from(limiter.clock().now()),
+            limit: limit.get(),
+            window: *window,
+        })
+    }
+
+    pub(crate) fn count_refusal(&self, address: IpAddr) {
+        // Over the limit, where several came at once: there is nothing left to count.
+        let _ = self.refusals.limiter.check_key(&Attempt { address, is_refused: true });
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
@@ -151,32 +166,6 @@ fn group(address: IpAddr) -> IpAddr {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - CLIENT_PREFIX))).into()
         }
-    }
-}
-
-/// Who sends a request.
-pub(crate) struct Client {
-    address: IpAddr,
-    refusals: Arc<Refusals>,
-}
-
-impl Client {
-    /// The denial, when too many keys were refused.
-    pub(crate) fn denial(&self) -> Option<Denial> {
-        let Refusals { limiter, limit, window, .. } = &*self.refusals;
-        let asked = Attempt { address: self.address, is_refused: false };
-        let not_until = limiter.check_key(&asked).err()?;
-        Some(Denial::TooManyRefusals {
-            retry_after: not_until.wait_time_from(limiter.clock().now()),
-            limit: limit.get(),
-            window: *window,
-        })
-    }
-
-    pub(crate) fn count_refusal(&self) {
-        let refused = Attempt { address: self.address, is_refused: true };
-        // Over the limit, where several came at once: there is nothing left to count.
-        let _ = self.refusals.limiter.check_key(&refused);
     }
 }
 

@@ -146,8 +146,15 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
         let question = candidates.identity();
         match self.cache.recall(&question) {
             Some(answer) => Ok(answer),
-            None => self.load(question, candidates).await,
+            None => {
+                self.cache.counters.misses.add(1);
+                self.load(question, candidates).await
+            }
         }
+    }
+
+    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+        self.cache.recall(&candidates.identity())
     }
 
     async fn observe(&self, event: &FeedEvent) {

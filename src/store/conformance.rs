@@ -36,10 +36,10 @@ mod lookup;
 mod management;
 
 use std::future::Future;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
-use super::{KeyStore, Page};
+use super::{KeyLookup, KeyStore, Page};
 use crate::hash::Candidates;
 use crate::key::PresentedKey;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -128,9 +128,19 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+/// What `find` answers, which is also what is at hand, if anything.
+async fn find(store: &impl KeyLookup, candidates: &Candidates) -> Option<Arc<KeyRecord>> {
+    let before = store.find_at_hand(candidates);
+    let found = store.find(candidates).await.expect("find answers");
+    for at_hand in [before, store.find_at_hand(candidates)].into_iter().flatten() {
+        assert_eq!(at_hand, found, "what is at hand is what is found");
+    }
+    found
+}
+
 /// The record of the key with a number, which has to be there, and the same however it is read.
 async fn stored(store: &impl KeyStore, number: u32) -> KeyRecord {
-    let found = store.find(&candidates(number)).await.expect("find answers").expect("is found");
+    let found = find(store, &candidates(number)).await.expect("is found");
     let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers").expect("is found");
     // The traces of use may be older in what `find` returns.
     let (last_used_at, format) = (by_id.last_used_at, by_id.format);

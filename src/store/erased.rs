@@ -43,6 +43,7 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send +
 /// The two store traits with boxed futures, which makes them usable behind `dyn`.
 trait Erased: Send + Sync {
     fn find<'a>(&'a self, candidates: &'a Candidates) -> Answer<'a, Option<Arc<KeyRecord>>>;
+    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>>;
     fn observe<'a>(&'a self, event: &'a FeedEvent)
     -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()>;
@@ -71,6 +72,10 @@ trait Erased: Send + Sync {
 impl<S: KeyStore> Erased for S {
     fn find<'a>(&'a self, candidates: &'a Candidates) -> Answer<'a, Option<Arc<KeyRecord>>> {
         Box::pin(KeyLookup::find(self, candidates))
+    }
+
+    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+        KeyLookup::find_at_hand(self, candidates)
     }
 
     fn observe<'a>(
@@ -135,6 +140,10 @@ impl<S: KeyStore> Erased for S {
 impl KeyLookup for DynKeyStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         self.0.find(candidates).await
+    }
+
+    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+        self.0.find_at_hand(candidates)
     }
 
     async fn observe(&self, event: &FeedEvent) {

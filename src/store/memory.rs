@@ -59,6 +59,19 @@ impl MemoryStore {
         }
     }
 
+    fn look_up(&self, candidates: &Candidates) -> Option<Arc<KeyRecord>> {
+        let by_hash = self.shared.by_hash.pin();
+        loop {
+            let moves = self.shared.moves.load(Ordering::Acquire);
+            let found = candidates.as_slice().iter().find_map(|hash| by_hash.get(hash));
+            // A miss counts only if no hash moved from a candidate not yet probed to one already
+            // probed. See `replace_hash` for the other half.
+            if found.is_some() || self.shared.moves.load(Ordering::Acquire) == moves {
+                return found.cloned();
+            }
+        }
+    }
+
     fn index(&self) -> MutexGuard<'_, Index> {
         // A writer that panicked left whole records behind: each is swapped in at once.
         self.shared.index.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,16 +119,11 @@ impl MemoryStore {
 
 impl KeyLookup for MemoryStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let by_hash = self.shared.by_hash.pin();
-        loop {
-            let moves = self.shared.moves.load(Ordering::Acquire);
-            let found = candidates.as_slice().iter().find_map(|hash| by_hash.get(hash));
-            // A miss counts only if no hash moved from a candidate not yet probed to one already
-            // probed. See `replace_hash` for the other half.
-            if found.is_some() || self.shared.moves.load(Ordering::Acquire) == moves {
-                return Ok(found.cloned());
-            }
-        }
+        Ok(self.look_up(candidates))
+    }
+
+    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+        Some(self.look_up(candidates))
     }
 }
 

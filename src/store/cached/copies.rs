@@ -113,7 +113,6 @@ impl Copies {
             self.counters.unknown_hits.add();
             return Some(None);
         }
-        self.counters.misses.add(1);
         None
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{CURRENT, LEGACY, MICROSECOND, OWNERS, RETIRED, Subject};
-use super::{RING, at, candidates, inserted, key, record, stored};
+use super::{RING, at, candidates, find, inserted, key, record, stored};
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::hash::{Candidates, HashFormat};
 use crate::policy::{LegacyPolicy, Policy, RetiredPolicy};
@@ -54,10 +54,10 @@ async fn every_candidate_finds(subject: &impl Subject) {
     for candidate in [CURRENT, RETIRED, LEGACY] {
         let number = candidate as u32;
         let expected = inserted(&store, record(number, candidate)).await;
-        let found = store.find(&candidates(number)).await.expect("find answers");
+        let found = find(&store, &candidates(number)).await;
         assert_eq!(found.as_deref(), Some(&expected), "candidate {candidate} finds its row");
     }
-    let found = store.find(&candidates(99)).await.expect("find answers");
+    let found = find(&store, &candidates(99)).await;
     assert_eq!(found, None, "a key that was never stored is not found");
 }
 
@@ -67,7 +67,7 @@ async fn the_earliest_candidate_wins(subject: &impl Subject) {
         let mut record = record(7, candidate);
         record.id = KeyId::from(&*id.to_string());
         store.insert(&record).await.expect("insert succeeds");
-        let found = store.find(&candidates(7)).await.expect("find answers").expect("is found");
+        let found = find(&store, &candidates(7)).await.expect("is found");
         assert_eq!(
             found.id, record.id,
             "of several rows, that of the earliest candidate is returned"
@@ -80,10 +80,10 @@ async fn rows_are_found_whatever_their_state(subject: &impl Subject) {
     let mut expired = record(1, CURRENT);
     expired.expires_at = Some(at(1));
     let expired = inserted(&store, expired).await;
-    let found = store.find(&candidates(1)).await.expect("find answers");
+    let found = find(&store, &candidates(1)).await;
     assert_eq!(found.as_deref(), Some(&expired), "an expired row is found");
     store.revoke(&expired.id, at(2), None).await.expect("revoke succeeds");
-    let found = store.find(&candidates(1)).await.expect("find answers").expect("is found");
+    let found = find(&store, &candidates(1)).await.expect("is found");
     assert!(found.is_revoked(), "a revoked row is found, and says so");
 }
 
@@ -114,7 +114,7 @@ async fn a_conflict_changes_nothing(subject: &impl Subject) {
         assert!(matches!(answer, Err(StoreError::Conflict)), "a conflict is one: {answer:?}");
         assert_eq!(stored(&store, 1).await, first, "a conflict changes nothing");
     }
-    let found = store.find(&candidates(2)).await.expect("find answers");
+    let found = find(&store, &candidates(2)).await;
     assert_eq!(found, None, "a conflicting key is not stored");
     let found = store.find_by_id(&KeyId::from("other")).await.expect("find_by_id answers");
     assert_eq!(found, None, "a conflicting id is not stored");
@@ -133,7 +133,7 @@ async fn unknown_owners_are_refused(subject: &impl Subject) {
         assert!(matches!(answer, Err(StoreError::UnknownOwner(_))), "unknown owner: {answer:?}");
     }
     assert_eq!(stored(&store, 2).await, old, "without a successor the old key stays");
-    let found = store.find(&candidates(1)).await.expect("find answers");
+    let found = find(&store, &candidates(1)).await;
     assert_eq!(found, None, "a key without an owner is not stored");
 }
 

@@ -1,0 +1,230 @@
+//! The service behind the layer: from a request to a response.
+
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ::http::header::{self, HeaderValue};
+use ::http::{Request, Response};
+use bytes::Bytes;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::ResponseBody;
+use super::credential::Presented;
+use super::denial::Denial;
+use super::layer::{Admission, Settings};
+use super::notice::{NoticeHeaders, Notices};
+use crate::error::VerifyError;
+use crate::store::KeyLookup;
+use crate::verify::{VerifiedKey, Verifier};
+
+/// A verifier over any store.
+pub(crate) trait Verify: Send + Sync {
+    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, VerifyError>>;
+
+    fn verify(self: Arc<Self>, key: Presented) -> Verification;
+
+    fn notices(&self, notices: &Notices, key: &VerifiedKey) -> NoticeHeaders;
+}
+
+type Verification = Pin<Box<dyn Future<Output = Result<VerifiedKey, VerifyError>> + Send>>;
+
+impl<S: KeyLookup + 'static> Verify for Verifier<S> {
+    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, VerifyError>> {
+        Verifier::verify_at_hand(self, key.as_bytes())
+    }
+
+    fn verify(self: Arc<Self>, key: Presented) -> Verification {
+        Box::pin(async move { Verifier::verify(&*self, key.as_bytes()).await })
+    }
+
+    fn notices(&self, notices: &Notices, key: &VerifiedKey) -> NoticeHeaders {
+        notices.headers(key, self.legacy_policy(), self.now())
+    }
+}
+
+/// A service behind an [`ApiKeyLayer`](super::ApiKeyLayer).
+#[derive(Clone)]
+pub struct ApiKeyService<S> {
+    inner: S,
+    settings: Arc<Settings>,
+}
+
+impl<S> ApiKeyService<S> {
+    pub(crate) fn new(inner: S, settings: Arc<Settings>) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for ApiKeyService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeyService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for ApiKeyService<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let settings = &self.settings;
+        settings.headers.mark_sensitive(request.headers_mut());
+        let address = settings.address(&request);
+        let admission = settings.admission(&request, address);
+        if !settings.keeps_headers {
+            settings.headers.remove(request.headers_mut());
+        }
+        request.extensions_mut().insert(settings.answers.clone());
+        let state = match admission {
+            Admission::Pass => {
+                settings.answers.passed();
+                let (response, additions) = (self.inner.call(request), Additions::default());
+                State::Inner { response, additions }
+            }
+            Admission::Deny(denial) => settings.denied(&denial, address),
+            Admission::Verify(key) => match settings.verifier.verify_at_hand(&key) {
+                Some(answer) => settings.answered(
+                    &mut self.inner,
+                    request,
+                    answer,
+                    key.in_authorization,
+                    address,
+                ),
+                None => {
+                    // The one that was found ready is the one that is called.
+                    let next = self.inner.clone();
+                    let inner = std::mem::replace(&mut self.inner, next);
+                    let in_authorization = key.in_authorization;
+                    let verification = settings.verifier.clone().verify(key);
+                    let settings = settings.clone();
+                    let waiting =
+                        Some(Waiting { inner, request, settings, in_authorization, address });
+                    State::Verifying { verification, waiting }
+                }
+            },
+        };
+        ResponseFuture { state }
+    }
+}
+
+impl Settings {
+    /// Goes on with the answer of the verifier.
+    fn answered<S: Service<Request<B>>, B>(
+        &self,
+        inner: &mut S,
+        mut request: Request<B>,
+        answer: Result<VerifiedKey, VerifyError>,
+        in_authorization: bool,
+        address: Option<IpAddr>,
+    ) -> State<S, B, S::Future> {
+        match answer {
+            Ok(key) => {
+                let notices = self.notices.as_ref();
+                let notices = notices.map(|notices| self.verifier.notices(notices, &key));
+                request.extensions_mut().insert(key);
+                self.answers.passed();
+                let notices = notices.unwrap_or_default();
+                let additions = Additions { is_private: !in_authorization, notices };
+                State::Inner { response: inner.call(request), additions }
+            }
+            Err(VerifyError::Refused(_)) => self.denied(&Denial::Refused, address),
+            Err(VerifyError::Unavailable(_)) => self.denied(&Denial::Unavailable, address),
+        }
+    }
+
+    fn denied<S, B, F>(&self, denial: &Denial, address: Option<IpAddr>) -> State<S, B, F> {
+        if let Denial::Refused | Denial::BadCredential(_) = denial {
+            self.count_refusal(address);
+        }
+        State::Denied { answer: Some(self.answers.deny(denial)) }
+    }
+}
+
+/// What is added to the response of the inner service.
+#[derive(Default)]
+struct Additions {
+    /// The key came in a header that shared caches do not know for one that authorizes.
+    is_private: bool,
+    notices: NoticeHeaders,
+}
+
+impl Additions {
+    fn add_to<R>(&mut self, response: &mut Response<R>) {
+        let headers = response.headers_mut();
+        if self.is_private && !headers.contains_key(header::CACHE_CONTROL) {
+            // What Authorization implies: RFC 9111, section 3.5.
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        }
+        self.notices.add_to(headers);
+    }
+}
+
+/// A request that waits for the store.
+struct Waiting<S, B> {
+    inner: S,
+    request: Request<B>,
+    settings: Arc<Settings>,
+    in_authorization: bool,
+    address: Option<IpAddr>,
+}
+
+pin_project! {
+    /// The response of an [`ApiKeyService`].
+    pub struct ResponseFuture<S: Service<Request<B>>, B> {
+        #[pin]
+        state: State<S, B, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B, F> {
+        Verifying { verification: Verification, waiting: Option<Waiting<S, B>> },
+        Inner { #[pin] response: F, additions: Additions },
+        Denied { answer: Option<Response<Bytes>> },
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        const ONCE: &str = "a future is not polled after its end";
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProjection::Verifying { verification, waiting } => {
+                    let answer = ready!(verification.as_mut().poll(context));
+                    let Waiting { mut inner, request, settings, in_authorization, address } =
+                        waiting.take().expect(ONCE);
+                    settings.answered(&mut inner, request, answer, in_authorization, address)
+                }
+                StateProjection::Inner { response, additions } => {
+                    let mut response = ready!(response.poll(context))?;
+                    additions.add_to(&mut response);
+                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                }
+                StateProjection::Denied { answer } => {
+                    let answer = answer.take().expect(ONCE);
+                    return Poll::Ready(Ok(answer.map(ResponseBody::denial)));
+                }
+            };
+            this.state.set(next);
+        }
+    }
+}
