@@ -84,7 +84,7 @@ impl Drop for Postgres {
 }
 
 pub struct RedisServer {
-    port: u16,
+    pub port: u16,
     process: String,
     script: Child,
 }
