@@ -100,20 +100,27 @@ impl Copies {
         nanoseconds(self.start.elapsed())
     }
 
-    /// The answer to a question, while it is known for sure.
+    /// The answer to a look-up, while it is known for sure.
     pub(super) fn recall(&self, question: &KeyHash) -> Option<Option<Arc<KeyRecord>>> {
+        let answer = self.answer(question);
+        match &answer {
+            Some(Some(_)) => self.counters.hits.add(),
+            Some(None) => self.counters.unknown_hits.add(),
+            None => {}
+        }
+        answer
+    }
+
+    /// The same, without counting a look-up.
+    pub(super) fn answer(&self, question: &KeyHash) -> Option<Option<Arc<KeyRecord>>> {
         let now = self.now();
         if let Some(kept) = self.known.get(question)
             && self.is_good(kept.age, now)
         {
-            self.counters.hits.add();
             return Some(Some(kept.record));
         }
-        if self.unknown.get(question).is_some_and(|age| self.is_good(age, now)) {
-            self.counters.unknown_hits.add();
-            return Some(None);
-        }
-        None
+        let age = self.unknown.get(question)?;
+        self.is_good(age, now).then_some(None)
     }
 
     fn is_good(&self, age: Age, now: Nanoseconds) -> bool {

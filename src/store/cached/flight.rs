@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::future::{FutureExt, Shared, WeakShared};
+use futures_util::future::{FutureExt, Shared, WeakShared, ready};
 
 use super::CachedStore;
 use super::copies::{Copies, lock};
@@ -87,6 +87,10 @@ impl<S: KeyLookup + 'static> CachedStore<S> {
             return (flight.started_at, load);
         }
         let started_at = self.cache.ledger().changes.position();
+        // A load that was under way when the cache was asked may have ended since.
+        if let Some(record) = self.cache.answer(&question) {
+            return (started_at, ready(Ok(Reading { record, is_final: true })).boxed().shared());
+        }
         let number = self.cache.counters.loads.add(1);
         let landing = Landing { cache: self.cache.clone(), question, number };
         let (store, candidates) = (self.store.clone(), candidates.clone());
