@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::{Instrument, Span, debug_span};
-
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::hash::{Candidates, HashFormat, Match};
@@ -102,7 +100,6 @@ impl<S: KeyLookup> Verifier<S> {
             self.telemetry.ended(started, &answer);
             answer
         }
-        .instrument(span())
     }
 
     /// Verifies a key, if what it takes is at hand.
@@ -111,7 +108,6 @@ impl<S: KeyLookup> Verifier<S> {
         &self,
         presented: &[u8],
     ) -> Option<Result<VerifiedKey, VerifyError>> {
-        let _entered = span().entered();
         let started = Stopwatch::start();
         let mut candidates = Candidates::none();
         let answer = match self.fill(&mut candidates, presented) {
@@ -199,10 +195,6 @@ impl<S: KeyLookup> Verifier<S> {
     pub fn dropped_uses(&self) -> u64 {
         self.notes.dropped()
     }
-}
-
-fn span() -> Span {
-    debug_span!(target: "lexikon_auth", "verify")
 }
 
 impl<S: KeyStore> Verifier<S> {
