@@ -49,9 +49,15 @@ fn assert_logs<S: KeyLookup>(
     fields: &str,
 ) {
     let lines = logged_to(LevelFilter::TRACE, || _ = ready(verifier.verify(key)));
-    assert_eq!(lines, [format!("{level} {SECURITY_TARGET}: {message} {fields}")]);
-    let row = format!("| `{SECURITY_TARGET}` | {} | {message} |", level.to_lowercase());
+    assert_eq!(lines, [documented(SECURITY_TARGET, level, message, fields)]);
+}
+
+/// The line of an event that the documentation has.
+#[track_caller]
+fn documented(target: &str, level: &str, message: &str, fields: &str) -> String {
+    let row = format!("| `{target}` | {} | {message} |", level.to_lowercase());
     assert!(include_str!("../docs/telemetry.md").contains(&row), "docs/telemetry.md has no {row}");
+    format!("{level} {target}: {message} {fields}").trim_end().to_owned()
 }
 
 /// A store that holds [`UNTAGGED`] in a changed record.
@@ -141,4 +147,54 @@ fn a_wrong_row_is_an_error_with_its_id() {
     let row = record("wrong", hmac_hash(SECRETS[1], UNTAGGED));
     let message = "the store returned a row that was not asked for";
     assert_logs(&verifier(WrongRow(row.into())), UNTAGGED, "ERROR", message, "key_id=wrong");
+}
+
+#[cfg(all(feature = "axum", feature = "throttle"))]
+#[test]
+fn the_web_layer_logs_what_it_denies_and_the_span_of_a_request() {
+    use std::net::IpAddr;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use lexikon_auth::http::{ApiKeyLayer, Read, RequireScope, Throttle};
+    use tower::ServiceExt;
+
+    let layer = || ApiKeyLayer::new(Arc::new(verifier(MemoryStore::new())));
+    let app = |layer| Router::new().route("/", get(async || "open")).layer(layer);
+    let lines = |app: Router, keys: &[&'static str]| {
+        let mut request = http::Request::builder().uri("/");
+        for key in keys {
+            request = request.header("x-api-key", *key);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        logged_to(LevelFilter::TRACE, || {
+            assert!(!ready(app.oneshot(request)).unwrap().status().is_success())
+        })
+    };
+    let event = |message, fields: &str| documented(SECURITY_TARGET, "DEBUG", message, fields);
+
+    assert!(lines(app(layer()), &[]).is_empty());
+    let problem = "problem=a header that holds an API key is repeated; send it once";
+    let ill_formed = event("a request does not say which key is meant", problem);
+    assert_eq!(lines(app(layer()), &[UNTAGGED, UNTAGGED]), [ill_formed]);
+
+    let refused = event("a key was refused", "reason=\"forged_tag\"");
+    let refused = refused.replace("DEBUG ", "DEBUG authenticate: ");
+    assert_eq!(lines(app(layer()), &[FORGED]), *std::slice::from_ref(&refused));
+    let throttle = Throttle::new(|_| Some(IpAddr::from([192, 0, 2, 1])));
+    let throttled = app(layer().throttle(throttle.refusals(1.try_into().unwrap(), Duration::MAX)));
+    let message = "too many keys from one address were refused";
+    let limit = documented(SECURITY_TARGET, "INFO", message, "address=192.0.2.1");
+    assert_eq!(lines(throttled.clone(), &[FORGED]), [refused, limit]);
+    assert!(lines(throttled, &[FORGED]).is_empty());
+
+    let unprotected = app_without_layer();
+    let message = "a route asks for a verified key, and no ApiKeyLayer stands before it; add one";
+    let fault = documented("lexikon_auth::http::scope", "ERROR", message, "");
+    assert_eq!(lines(unprotected, &[UNTAGGED]), [fault]);
+
+    fn app_without_layer() -> Router {
+        Router::new().route("/", get(async || "open").route_layer(RequireScope::<Read>::new()))
+    }
 }

@@ -12,6 +12,7 @@ use ::http::{Request, Response};
 use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tower_service::Service;
+use tracing::{Instrument, Span, debug_span};
 
 use super::body::ResponseBody;
 use super::credential::Presented;
@@ -20,6 +21,7 @@ use super::layer::{Admission, Settings};
 use super::notice::{NoticeHeaders, Notices};
 use crate::error::VerifyError;
 use crate::store::KeyLookup;
+use crate::telemetry::security;
 use crate::verify::{VerifiedKey, Verifier};
 
 /// A verifier over any store.
@@ -39,12 +41,18 @@ impl<S: KeyLookup + 'static> Verify for Verifier<S> {
     }
 
     fn verify(self: Arc<Self>, key: Presented) -> Verification {
-        Box::pin(async move { Verifier::verify(&*self, key.as_bytes()).await })
+        let verify = async move { Verifier::verify(&*self, key.as_bytes()).await };
+        Box::pin(verify.instrument(span()))
     }
 
     fn notices(&self, notices: &Notices, key: &VerifiedKey) -> NoticeHeaders {
         notices.headers(key, self.legacy_policy(), self.now())
     }
+}
+
+/// Has events of a verification tell that it was one of a request.
+fn span() -> Span {
+    debug_span!(target: "lexikon_auth", "authenticate")
 }
 
 /// A service behind an [`ApiKeyLayer`](super::ApiKeyLayer).
@@ -94,26 +102,28 @@ where
                 State::Inner { response, additions }
             }
             Admission::Deny(denial) => settings.denied(&denial, address),
-            Admission::Verify(key) => match settings.verifier.verify_at_hand(&key) {
-                Some(answer) => settings.answered(
-                    &mut self.inner,
-                    request,
-                    answer,
-                    key.in_authorization,
-                    address,
-                ),
-                None => {
-                    // The one that was found ready is the one that is called.
-                    let next = self.inner.clone();
-                    let inner = std::mem::replace(&mut self.inner, next);
-                    let in_authorization = key.in_authorization;
-                    let verification = settings.verifier.clone().verify(key);
-                    let settings = settings.clone();
-                    let waiting =
-                        Some(Waiting { inner, request, settings, in_authorization, address });
-                    State::Verifying { verification, waiting }
+            Admission::Verify(key) => {
+                match span().in_scope(|| settings.verifier.verify_at_hand(&key)) {
+                    Some(answer) => settings.answered(
+                        &mut self.inner,
+                        request,
+                        answer,
+                        key.in_authorization,
+                        address,
+                    ),
+                    None => {
+                        // The one that was found ready is the one that is called.
+                        let next = self.inner.clone();
+                        let inner = std::mem::replace(&mut self.inner, next);
+                        let in_authorization = key.in_authorization;
+                        let verification = settings.verifier.clone().verify(key);
+                        let settings = settings.clone();
+                        let waiting =
+                            Some(Waiting { inner, request, settings, in_authorization, address });
+                        State::Verifying { verification, waiting }
+                    }
                 }
-            },
+            }
         };
         ResponseFuture { state }
     }
@@ -145,6 +155,9 @@ impl Settings {
     }
 
     fn denied<S, B, F>(&self, denial: &Denial, address: Option<IpAddr>) -> State<S, B, F> {
+        if let Denial::BadCredential(problem) = denial {
+            security::bad_credential(*problem);
+        }
         if let Denial::Refused | Denial::BadCredential(_) = denial {
             self.count_refusal(address);
         }

@@ -17,10 +17,14 @@ use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use super::denial::Denial;
+use crate::telemetry::security;
 
 /// The part of an IPv6 address that stands for one client: whoever has one address of a /64 has them
 /// all (RFC 6177).
 const CLIENT_PREFIX: u32 = 64;
+
+/// Longer ones would lock out whoever gets the address next, and governor counts nanoseconds in 64 bits.
+const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 /// Limits how many keys may be refused for one client address.
 ///
@@ -68,7 +72,8 @@ impl Throttle {
         }
     }
 
-    /// How many refusals in which time. They come back one by one, evenly over that time.
+    /// How many refusals in which time, at most 24 hours. They come back one by one, evenly over that
+    /// time.
     pub fn refusals(self, limit: NonZeroU32, window: Duration) -> Self {
         let refusals = Arc::new(Refusals::new(limit, window, self.refusals.max_clients));
         Self { refusals, ..self }
@@ -113,8 +118,11 @@ impl Throttle {
     }
 
     pub(crate) fn count_refusal(&self, address: IpAddr) {
+        let check = |is_refused| self.refusals.limiter.check_key(&Attempt { address, is_refused });
         // Over the limit, where several came at once: there is nothing left to count.
-        let _ = self.refusals.limiter.check_key(&Attempt { address, is_refused: true });
+        if check(true).is_ok() && check(false).is_err() {
+            security::throttled(address);
+        }
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
@@ -179,6 +187,7 @@ struct Refusals {
 
 impl Refusals {
     fn new(limit: NonZeroU32, window: Duration, max_clients: usize) -> Self {
+        let window = window.min(LONGEST_WINDOW);
         let period = (window / limit.get()).max(Duration::from_nanos(1));
         let quota = Quota::with_period(period).expect("longer than nothing").allow_burst(limit);
         let clients = Clients(Cache::new(max_clients));

@@ -65,3 +65,17 @@ pub(crate) fn entry_tampered() {
         "an entry in Redis was not written by an instance with this secret; it is ignored"
     );
 }
+
+/// A request has no key that could be verified.
+#[cfg(feature = "tower")]
+#[cold]
+pub(crate) fn bad_credential(problem: crate::http::BadCredential) {
+    debug!(target: SECURITY_TARGET, %problem, "a request does not say which key is meant");
+}
+
+/// From now on an address is denied, until it has waited.
+#[cfg(feature = "throttle")]
+#[cold]
+pub(crate) fn throttled(address: std::net::IpAddr) {
+    info!(target: SECURITY_TARGET, %address, "too many keys from one address were refused");
+}
