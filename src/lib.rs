@@ -159,7 +159,8 @@ pub mod fuzzing {
     feature = "sqlite",
     feature = "postgres",
     feature = "cache",
-    feature = "redis"
+    feature = "redis",
+    feature = "axum"
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;

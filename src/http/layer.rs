@@ -21,7 +21,7 @@ use crate::verify::Verifier;
 /// Lets pass requests with a key that the verifier accepts, and denies all others.
 ///
 /// Without further settings every request needs a key, in `X-API-Key` or `Authorization: Bearer`. The
-/// service behind it finds the [`VerifiedKey`] in the extensions of the request, or takes it as an
+/// service behind it finds the [`VerifiedKey`](crate::VerifiedKey) in the extensions of the request, or takes it as an
 /// argument (feature `axum`).
 ///
 /// ```
@@ -81,14 +81,14 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Lets requests without a key pass, with no [`VerifiedKey`] in their extensions. A key that is
-    /// presented has to be good.
+    /// Lets requests without a key pass, with no [`VerifiedKey`](crate::VerifiedKey) in their extensions.
+    /// A key that is presented has to be good.
     pub fn optional(self) -> Self {
         self.with(|settings| settings.is_optional = true)
     }
 
-    /// Lets an `Authorization` that holds no `lxk_` key pass untouched, with no [`VerifiedKey`] in the
-    /// extensions: somebody behind this layer judges it. Without this, a bearer token that is no key is
+    /// Lets an `Authorization` that holds no `lxk_` key pass untouched, with no
+    /// [`VerifiedKey`](crate::VerifiedKey) in the extensions: somebody behind this layer judges it. Without this, a bearer token that is no key is
     /// refused, and another scheme counts as no key.
     pub fn allow_other_schemes(self) -> Self {
         self.with(|settings| settings.allows_other_schemes = true)

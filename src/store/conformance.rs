@@ -1,5 +1,5 @@
 //! The suite that every store must pass: one check for each promise in the docs of
-//! [`KeyLookup`](super::KeyLookup) and [`KeyStore`].
+//! [`KeyLookup`] and [`KeyStore`].
 //!
 //! Say how to make an empty store by implementing [`Subject`], and call [`run`] from a test on a
 //! multi-threaded Tokio runtime. A broken promise is a panic that names it.
