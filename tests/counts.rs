@@ -3,19 +3,14 @@
 
 mod common;
 
-use common::{SECRETS, hmac_hash, ready, record, ring};
+use common::{SECRETS, candidates, hmac_hash, ready, record};
 use lexikon_auth::store::FeedEvent;
 use lexikon_auth::{
-    CacheCounts, CacheOptions, CachedStore, Candidates, Change, KeyLookup, KeyStore, MemoryStore,
-    PresentedKey,
+    CacheCounts, CacheOptions, CachedStore, Change, KeyLookup, KeyStore, MemoryStore,
 };
 
 fn key(number: u32) -> String {
     format!("lxk_{number:0>43}")
-}
-
-fn candidates(number: u32) -> Candidates {
-    Candidates::compute(&PresentedKey::parse(&key(number)).unwrap(), &ring(&SECRETS[..1])).unwrap()
 }
 
 /// A cache over the keys below `count`.
@@ -31,7 +26,7 @@ fn cached(count: u32, options: CacheOptions) -> CachedStore<MemoryStore> {
 }
 
 fn find(cached: &CachedStore<MemoryStore>, number: u32) {
-    ready(cached.find(&candidates(number))).unwrap();
+    ready(cached.find(&candidates(&key(number)))).unwrap();
 }
 
 #[test]

@@ -1,99 +1,54 @@
-//! The tier in Redis, on a real server: what it stores, what it refuses to read, and what its faults
-//! cost.
+//! The tier in Redis, on a real server: what it stores, what it refuses to read, and what it forgets.
 #![cfg(feature = "redis")]
 
 mod common;
-#[path = "common/proxy.rs"]
-mod proxy;
+#[path = "common/gated.rs"]
+mod gated;
 #[path = "common/redis.rs"]
 mod server;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, legacy_hash, record, ring};
+use common::{SECRETS, candidates, legacy_hash, one_secret, record, ring};
+use gated::Gated;
 use lexikon_auth::store::{FeedEvent, RedisCounts};
 use lexikon_auth::{
-    ApiKey, Candidates, Change, Follower, KeyHash, KeyLookup, KeyRecord, KeyStore, MemoryStore,
-    PresentedKey, RedisOptions, RedisStore, SecretRing, StoreError,
+    ApiKey, Candidates, Change, Follower, KeyHash, KeyLookup, KeyRecord, KeyStore, RedisOptions,
+    RedisStore, SecretRing, StoreError,
 };
-use proxy::{Mode, Proxy};
 use redis::Commands;
-use server::RedisServer;
 use tokio::sync::watch;
 use tokio::time::sleep;
-
-/// Keys beneath the tier, and how often they were read.
-#[derive(Clone, Default)]
-struct Counted {
-    keys: MemoryStore,
-    reads: Arc<AtomicU64>,
-    closed: Option<watch::Receiver<bool>>,
-}
-
-impl KeyLookup for Counted {
-    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        let answer = self.keys.find(candidates).await;
-        if let Some(closed) = &self.closed {
-            closed.clone().wait_for(|closed| !closed).await.unwrap();
-        }
-        answer
-    }
-}
-
-impl Counted {
-    fn reads(&self) -> u64 {
-        self.reads.load(Ordering::SeqCst)
-    }
-}
-
-fn one_secret() -> SecretRing {
-    ring(&SECRETS[..1])
-}
-
-fn candidates_of(key: &str, ring: &SecretRing) -> Candidates {
-    Candidates::compute(&PresentedKey::parse(key).unwrap(), ring).unwrap()
-}
-
-/// A key of a store, and its candidates.
-async fn issued(keys: &MemoryStore, id: &str) -> Candidates {
-    let key = ApiKey::generate(one_secret().current()).unwrap();
-    let candidates = candidates_of(key.expose_secret(), &one_secret());
-    keys.insert(&record(id, candidates.as_slice()[0])).await.unwrap();
-    candidates
-}
 
 fn name(prefix: &str, hash: &KeyHash) -> String {
     format!("{prefix}auth:key:{}", hash.to_hex())
 }
 
 struct Scene {
-    beneath: Counted,
+    beneath: Gated,
     prefix: String,
-    store: RedisStore<Counted>,
+    store: RedisStore<Gated>,
     redis: redis::Connection,
 }
 
 impl Scene {
     async fn new() -> Self {
-        Self::with(RedisOptions::default()).await
+        Self::with(server::patient()).await
     }
 
     async fn with(options: RedisOptions) -> Self {
-        let (beneath, prefix) = (Counted::default(), server::prefix());
+        let (beneath, prefix) = (Gated::default(), server::prefix());
         let client = server::shared_client();
         let redis = client.get_connection().unwrap();
-        // A busy machine may take its time.
-        let options = options.prefix(&prefix).timeout(Duration::from_secs(60));
+        let options = options.prefix(&prefix);
         let store = RedisStore::new(beneath.clone(), client, &one_secret(), options).await;
         Self { beneath, prefix, store, redis }
     }
 
     /// Another instance with its own store beneath.
-    async fn other(&self, ring: &SecretRing, beneath: Counted) -> RedisStore<Counted> {
-        let options = RedisOptions::default().prefix(&self.prefix).timeout(Duration::from_secs(60));
+    async fn other(&self, ring: &SecretRing, beneath: Gated) -> RedisStore<Gated> {
+        let options = server::patient().prefix(&self.prefix);
         RedisStore::new(beneath, server::shared_client(), ring, options).await
     }
 }
@@ -101,9 +56,9 @@ impl Scene {
 #[tokio::test]
 async fn instances_share_what_one_has_read() {
     let scene = Scene::new().await;
-    let key = issued(&scene.beneath.keys, "key-1").await;
+    let key = scene.beneath.issue("key-1").await;
     let first = scene.store.find(&key).await.unwrap().unwrap();
-    let empty = Counted::default();
+    let empty = Gated::default();
     let other = scene.other(&one_secret(), empty.clone()).await;
     let second = other.find(&key).await.unwrap().unwrap();
     assert_eq!(first, second);
@@ -114,7 +69,7 @@ async fn instances_share_what_one_has_read() {
 #[tokio::test]
 async fn unknown_keys_leave_no_trace() {
     let mut scene = Scene::new().await;
-    let key = issued(&MemoryStore::new(), "elsewhere").await;
+    let key = Gated::default().issue("elsewhere").await;
     assert_eq!(scene.store.find(&key).await.unwrap(), None);
     let names: Vec<String> =
         scene.redis.scan_match(format!("{}*", scene.prefix)).unwrap().flatten().collect();
@@ -124,8 +79,7 @@ async fn unknown_keys_leave_no_trace() {
 #[tokio::test]
 async fn an_entry_that_was_tampered_with_is_a_miss_and_counted() {
     let mut scene = Scene::new().await;
-    let (key, other) =
-        (issued(&scene.beneath.keys, "key-1").await, issued(&scene.beneath.keys, "key-2").await);
+    let (key, other) = (scene.beneath.issue("key-1").await, scene.beneath.issue("key-2").await);
     scene.store.find(&key).await.unwrap();
     scene.store.find(&other).await.unwrap();
     let [name, other_name] = [&key, &other].map(|key| name(&scene.prefix, &key.as_slice()[0]));
@@ -163,20 +117,20 @@ async fn an_entry_that_was_tampered_with_is_a_miss_and_counted() {
 #[tokio::test]
 async fn an_entry_of_an_instance_with_another_secret_is_not_read() {
     let scene = Scene::new().await;
-    let key = issued(&scene.beneath.keys, "key-1").await;
+    let key = scene.beneath.issue("key-1").await;
     let stranger = scene.other(&ring(&SECRETS[1..2]), scene.beneath.clone()).await;
     stranger.find(&key).await.unwrap();
     scene.store.find(&key).await.unwrap();
     assert_eq!(scene.store.counts().rejected, 1);
     // One that has retired the secret of the other reads its entries.
-    let successor = scene.other(&ring(&[SECRETS[1], SECRETS[0]]), Counted::default()).await;
+    let successor = scene.other(&ring(&[SECRETS[1], SECRETS[0]]), Gated::default()).await;
     assert!(successor.find(&key).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn a_change_outlives_every_older_entry() {
     let mut scene = Scene::new().await;
-    let key = issued(&scene.beneath.keys, "key-1").await;
+    let key = scene.beneath.issue("key-1").await;
     let name = name(&scene.prefix, &key.as_slice()[0]);
     for change in [Change::Key("key-1".into()), Change::Owner("user-1".into()), Change::All] {
         scene.store.find(&key).await.unwrap();
@@ -202,21 +156,19 @@ async fn a_change_outlives_every_older_entry() {
 
 #[tokio::test]
 async fn a_slow_read_does_not_bring_a_revoked_key_back() {
-    let (gate, closed) = watch::channel(true);
     let scene = Scene::new().await;
-    let key = issued(&scene.beneath.keys, "key-1").await;
-    let slow = Counted { closed: Some(closed), ..scene.beneath.clone() };
+    let key = scene.beneath.issue("key-1").await;
+    let closed = watch::Sender::new(true);
+    let slow = Gated { closed: closed.clone(), ..scene.beneath.clone() };
     let slow = scene.other(&one_secret(), slow).await;
     let read = tokio::spawn({
         let (slow, key) = (slow.clone(), key.clone());
         async move { slow.find(&key).await.unwrap().unwrap().is_revoked() }
     });
-    while scene.beneath.reads() == 0 {
-        sleep(Duration::from_millis(1)).await;
-    }
+    scene.beneath.reach(1).await;
     scene.beneath.keys.revoke(&"key-1".into(), SystemTime::now(), None).await.unwrap();
     scene.store.invalidate(Change::Key("key-1".into())).await;
-    gate.send_replace(false);
+    closed.send_replace(false);
     assert!(!read.await.unwrap(), "it began before the revocation");
     for store in [&scene.store, &slow] {
         assert!(store.find(&key).await.unwrap().unwrap().is_revoked());
@@ -227,7 +179,7 @@ async fn a_slow_read_does_not_bring_a_revoked_key_back() {
 async fn a_row_that_is_preferred_replaces_one_that_is_stored() {
     let scene = Scene::new().await;
     let key = common::UNTAGGED;
-    let candidates = candidates_of(key, &one_secret());
+    let candidates = candidates(key);
     scene.beneath.keys.insert(&record("old", legacy_hash(key))).await.unwrap();
     scene.store.find(&candidates).await.unwrap();
     assert_eq!(scene.store.find(&candidates).await.unwrap().unwrap().id, "old".into());
@@ -240,9 +192,8 @@ async fn a_row_that_is_preferred_replaces_one_that_is_stored() {
 #[tokio::test]
 async fn lives_end_and_are_clamped() {
     let clamp = |seconds| async move {
-        let mut scene =
-            Scene::with(RedisOptions::default().ttl(Duration::from_secs(seconds))).await;
-        let key = issued(&scene.beneath.keys, "key-1").await;
+        let mut scene = Scene::with(server::patient().ttl(Duration::from_secs(seconds))).await;
+        let key = scene.beneath.issue("key-1").await;
         scene.store.find(&key).await.unwrap();
         let life: u64 = scene.redis.pttl(name(&scene.prefix, &key.as_slice()[0])).unwrap();
         life.div_ceil(1000)
@@ -253,7 +204,7 @@ async fn lives_end_and_are_clamped() {
 
     // An entry ends with its key, and by its own date, whatever life Redis gives it.
     let mut scene = Scene::new().await;
-    let key = candidates_of(common::UNTAGGED, &one_secret());
+    let key = candidates(common::UNTAGGED);
     let mut dated = record("dated", key.as_slice()[0]);
     dated.expires_at = Some(SystemTime::now() + Duration::from_millis(1500));
     scene.beneath.keys.insert(&dated).await.unwrap();
@@ -269,8 +220,8 @@ async fn lives_end_and_are_clamped() {
 
 #[tokio::test]
 async fn a_long_entry_is_not_stored() {
-    let mut scene = Scene::with(RedisOptions::default().max_value_bytes(500)).await;
-    let key = candidates_of(common::UNTAGGED, &one_secret());
+    let mut scene = Scene::with(server::patient().max_value_bytes(500)).await;
+    let key = candidates(common::UNTAGGED);
     let mut long = record("long", key.as_slice()[0]);
     long.name = "x".repeat(500).into();
     scene.beneath.keys.insert(&long).await.unwrap();
@@ -285,12 +236,12 @@ async fn clearing_takes_its_own_and_nothing_else() {
     let mut scene = Scene::new().await;
     // The prefix ends in characters that patterns give a meaning to.
     let prefix = format!("{}[a-z]*?\\", scene.prefix);
-    let options = RedisOptions::default().prefix(&prefix).timeout(Duration::from_secs(60));
+    let options = server::patient().prefix(&prefix);
     let client = server::shared_client();
     let store = RedisStore::new(scene.beneath.clone(), client, &one_secret(), options).await;
     for number in 0..1200 {
         let key = ApiKey::generate(one_secret().current()).unwrap();
-        let candidates = candidates_of(key.expose_secret(), &one_secret());
+        let candidates = candidates(key.expose_secret());
         let mut record = record(&format!("key-{number}"), candidates.as_slice()[0]);
         record.owner = if number % 3 == 0 { "user-1".into() } else { "user-2".into() };
         scene.beneath.keys.insert(&record).await.unwrap();
@@ -311,7 +262,7 @@ async fn clearing_takes_its_own_and_nothing_else() {
 #[tokio::test]
 async fn changes_travel_by_redis_where_nothing_else_is_shared() {
     let scene = Scene::new().await;
-    let key = issued(&scene.beneath.keys, "key-1").await;
+    let key = scene.beneath.issue("key-1").await;
     let other = scene.other(&one_secret(), scene.beneath.clone()).await;
     let heard = Heard(watch::Sender::new(Vec::new()));
     let follower = Follower::spawn(heard.clone(), other.changes());
@@ -346,7 +297,7 @@ impl KeyLookup for Heard {
 #[tokio::test]
 async fn while_a_feed_is_lost_redis_is_not_read_and_afterwards_not_believed() {
     let scene = Scene::new().await;
-    let key = issued(&scene.beneath.keys, "key-1").await;
+    let key = scene.beneath.issue("key-1").await;
     scene.store.find(&key).await.unwrap();
     scene.store.find(&key).await.unwrap();
     assert_eq!(scene.beneath.reads(), 1);
@@ -364,154 +315,4 @@ async fn while_a_feed_is_lost_redis_is_not_read_and_afterwards_not_believed() {
     scene.store.observe(&FeedEvent::Changed(Change::Key("key-1".into()))).await;
     scene.store.find(&key).await.unwrap();
     assert_eq!(scene.beneath.reads(), 4);
-}
-
-/// A tier behind a proxy, with the default time limit.
-async fn behind(proxy: &Proxy) -> (Counted, RedisStore<Counted>) {
-    let beneath = Counted::default();
-    let client = server::client(proxy.port);
-    let store =
-        RedisStore::new(beneath.clone(), client, &one_secret(), RedisOptions::default()).await;
-    (beneath, store)
-}
-
-/// A key is found whatever happens.
-async fn find_again_and_again(store: &RedisStore<Counted>, key: &Candidates, times: u32) {
-    for _ in 0..times {
-        assert!(store.find(key).await.unwrap().is_some(), "never a wrong no");
-    }
-}
-
-async fn recovered(store: &RedisStore<Counted>, key: &Candidates) {
-    let before = store.counts().hits;
-    let start = Instant::now();
-    while store.counts().hits == before {
-        assert!(start.elapsed() < Duration::from_secs(60), "Redis is found again");
-        store.find(key).await.unwrap();
-        sleep(Duration::from_millis(10)).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_happens_to_redis_verification_goes_on() {
-    let server = RedisServer::start();
-    let proxy = Proxy::to(server.port).await;
-    let (beneath, store) = behind(&proxy).await;
-    let key = issued(&beneath.keys, "key-1").await;
-    recovered(&store, &key).await;
-    let faults = [
-        Mode::Reset,
-        Mode::Blackhole,
-        Mode::Garbage,
-        Mode::Delay(Duration::from_millis(500)),
-        Mode::Refuse,
-    ];
-    for fault in faults {
-        proxy.set(fault);
-        let bypassed = store.counts().bypassed;
-        find_again_and_again(&store, &key, 300).await;
-        if fault != Mode::Refuse {
-            assert!(
-                store.counts().bypassed > bypassed + 250,
-                "{fault:?}: bypassed after the first"
-            );
-        }
-        proxy.set(Mode::Forward);
-        recovered(&store, &key).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_or_stopped_is_bypassed_and_found_again() {
-    let mut server = RedisServer::start();
-    let beneath = Counted::default();
-    let options = RedisOptions::default();
-    let store = RedisStore::new(beneath.clone(), server.client(), &one_secret(), options).await;
-    let key = issued(&beneath.keys, "key-1").await;
-    recovered(&store, &key).await;
-
-    server.signal("STOP");
-    find_again_and_again(&store, &key, 300).await;
-    assert!(store.counts().bypassed >= 299 && !store.is_used());
-    server.signal("CONT");
-    recovered(&store, &key).await;
-
-    server.signal("KILL");
-    find_again_and_again(&store, &key, 300).await;
-    server.start_again();
-    recovered(&store, &key).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_redis_was_not_told_makes_it_forget_everything() {
-    let server = RedisServer::start();
-    let proxy = Proxy::to(server.port).await;
-    let (beneath, store) = behind(&proxy).await;
-    // Another instance, whose way to Redis is never cut.
-    let other = Counted { keys: beneath.keys.clone(), ..Counted::default() };
-    let options = RedisOptions::default().timeout(Duration::from_secs(60));
-    let other = RedisStore::new(other, server.client(), &one_secret(), options).await;
-    let key = issued(&beneath.keys, "key-1").await;
-    recovered(&store, &key).await;
-    other.find(&key).await.unwrap();
-    assert_eq!(other.counts().hits, 1);
-
-    proxy.set(Mode::Blackhole);
-    beneath.keys.revoke(&"key-1".into(), SystemTime::now(), None).await.unwrap();
-    store.invalidate(Change::Key("key-1".into())).await;
-    assert!(store.find(&key).await.unwrap().unwrap().is_revoked(), "Redis is not asked");
-    proxy.set(Mode::Forward);
-    recovered(&store, &key).await;
-    assert!(store.find(&key).await.unwrap().unwrap().is_revoked());
-    assert!(other.find(&key).await.unwrap().unwrap().is_revoked());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_memory_stores_nothing_and_grants_nothing_old() {
-    let server = RedisServer::start();
-    let mut admin = server.client().get_connection().unwrap();
-    let beneath = Counted::default();
-    let options = RedisOptions::default().timeout(Duration::from_secs(60));
-    let store = RedisStore::new(beneath.clone(), server.client(), &one_secret(), options).await;
-    let [old, new] = [issued(&beneath.keys, "key-1").await, issued(&beneath.keys, "key-2").await];
-    store.find(&old).await.unwrap();
-    let mut config = |memory: &str| {
-        let mut set = redis::cmd("CONFIG");
-        set.arg("SET").arg("maxmemory").arg(memory).exec(&mut admin).unwrap();
-    };
-    config("1");
-    assert!(store.find(&new).await.unwrap().is_some());
-    assert_eq!(store.counts().unwritten, 1);
-    store.find(&old).await.unwrap();
-    assert_eq!(store.counts().hits, 1, "what is there is still read");
-    // A revocation that cannot be written: Redis is not believed any more.
-    beneath.keys.revoke(&"key-1".into(), SystemTime::now(), None).await.unwrap();
-    store.invalidate(Change::Key("key-1".into())).await;
-    assert!(store.find(&old).await.unwrap().unwrap().is_revoked());
-    config("0");
-    recovered(&store, &new).await;
-    assert!(store.find(&old).await.unwrap().unwrap().is_revoked());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_is_given_up_leaves_redis_distrusted() {
-    let server = RedisServer::start();
-    let (beneath, ring) = (MemoryStore::new(), one_secret());
-    let options = RedisOptions::default().timeout(Duration::from_secs(60));
-    let store = RedisStore::new(beneath.clone(), server.client(), &ring, options).await;
-    let key = issued(&beneath, "key-1").await;
-    store.find(&key).await.unwrap();
-    server.signal("STOP");
-    let id = "key-1".into();
-    let revoke = store.revoke(&id, SystemTime::now(), None);
-    let revoke = tokio::time::timeout(Duration::from_millis(100), revoke);
-    assert!(revoke.await.is_err(), "given up while Redis hangs");
-    assert!(store.find(&key).await.unwrap().unwrap().is_revoked());
-    server.signal("CONT");
-    let start = Instant::now();
-    while store.counts().hits == 0 {
-        assert!(start.elapsed() < Duration::from_secs(60), "Redis is found again");
-        assert!(store.find(&key).await.unwrap().unwrap().is_revoked());
-        sleep(Duration::from_millis(10)).await;
-    }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use hmac::{Hmac, KeyInit, Mac};
 use lexikon_auth::{
     Candidates, Clock, HashFormat, KeyHash, KeyId, KeyLookup, KeyRecord, KeyStore, ManualClock,
-    MemoryStore, OwnerId, SecretRing, ServerSecret, StoreError, Verifier,
+    MemoryStore, OwnerId, PresentedKey, SecretRing, ServerSecret, StoreError, Verifier,
 };
 use sha2::{Digest, Sha256};
 
@@ -44,6 +44,16 @@ pub fn ring(secrets: &[&str]) -> SecretRing {
     retired.iter().fold(SecretRing::new(secret(current)), |ring, retired| {
         ring.with_retired(secret(retired)).expect("room in the ring")
     })
+}
+
+/// A ring of the first secret alone.
+pub fn one_secret() -> SecretRing {
+    ring(&SECRETS[..1])
+}
+
+/// What a key is looked up by under the first secret.
+pub fn candidates(key: &str) -> Candidates {
+    Candidates::compute(&PresentedKey::parse(key).unwrap(), &one_secret()).unwrap()
 }
 
 /// The HMAC-SHA-256 that a key is stored under, by the `hmac` crate.
@@ -100,7 +110,7 @@ pub fn store(records: &[KeyRecord]) -> MemoryStore {
 
 /// A verifier under the first secret at noon.
 pub fn verifier<S: KeyLookup>(store: S) -> Verifier<S> {
-    Verifier::new(store, ring(&SECRETS[..1])).with_clock(clock_at_noon())
+    Verifier::new(store, one_secret()).with_clock(clock_at_noon())
 }
 
 /// Returns the same row whatever it is asked for, as a broken index would.

@@ -5,6 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use lexikon_auth::RedisOptions;
 
 /// A server; it stops when its input closes with the value or the process.
 pub struct RedisServer {
@@ -76,6 +79,11 @@ pub fn shared_client() -> redis::Client {
 /// The same server, for another process.
 pub fn shared_url() -> String {
     format!("redis://127.0.0.1:{}", shared().port)
+}
+
+/// A busy machine may take its time.
+pub fn patient() -> RedisOptions {
+    RedisOptions::default().timeout(Duration::from_secs(60))
 }
 
 /// A prefix that nobody has used.
