@@ -1,6 +1,7 @@
-//! What the heap sees: verification allocates nothing, and freed memory holds no key and no secret.
+//! What the heap sees: verification allocates nothing, freed memory holds no key and no secret, and a
+//! cache stays within its bound.
 //!
-//! The allocator of this test counts allocations, and can keep blocks back instead of freeing them, so
+//! The allocator of this test counts allocations and bytes, and can keep blocks back instead of freeing them, so
 //! that a test can search them as they were left. It watches each thread by itself.
 
 mod common;
@@ -33,6 +34,8 @@ const MAX_KEPT: usize = 4096;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// The bytes that are allocated and not freed.
+    static LIVE: Cell<i64> = const { Cell::new(0) };
     static IS_KEEPING: Cell<bool> = const { Cell::new(false) };
     static KEPT_COUNT: Cell<usize> = const { Cell::new(0) };
     static KEPT: [Cell<(*mut u8, Layout)>; MAX_KEPT] =
@@ -44,12 +47,14 @@ thread_local! {
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        LIVE.set(LIVE.get() + layout.size() as i64);
         // Zeroed, so that the whole block may be read when it is freed.
         // SAFETY: as the caller promises.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get() - layout.size() as i64);
         if IS_KEEPING.get() {
             let count = KEPT_COUNT.replace(KEPT_COUNT.get() + 1);
             KEPT.with(|kept| kept[count].set((block, layout)));
@@ -342,5 +347,52 @@ fn loading_from_files_leaves_no_copy_of_the_secret() {
         std::fs::write(&path, content).unwrap();
         let variables = [("API_KEY_SECRET_FILE", path.to_str().expect("a UTF-8 path"))];
         assert_leaves_nothing(&[text], || load(&variables));
+    }
+}
+
+#[cfg(feature = "cache")]
+mod cache {
+    use std::sync::Arc;
+
+    use lexikon_auth::{
+        CacheOptions, CachedStore, Candidates, KeyId, KeyLookup, KeyRecord, StoreError,
+    };
+
+    use super::*;
+
+    /// Finds every key.
+    struct Endless;
+
+    impl KeyLookup for Endless {
+        async fn find(
+            &self,
+            candidates: &Candidates,
+        ) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+            let hash = candidates.as_slice()[0];
+            let owner = OwnerId::from("0c1e8a52-6d1f-4c39-9d2f-6a1b7a0c9b11");
+            let mut record = KeyRecord::new(KeyId::random().unwrap(), owner, hash);
+            record.name = "a name of usual length".into();
+            record.scopes = "read,write".into();
+            Ok(Some(Arc::new(record)))
+        }
+    }
+
+    #[test]
+    fn memory_stays_within_the_bound() {
+        const BOUND: u64 = 4 << 20;
+        const UNKNOWN: u64 = 64 << 10;
+        let options = CacheOptions::default().max_bytes(BOUND).max_unknown_bytes(UNKNOWN);
+        let before = LIVE.get();
+        let cached = CachedStore::with_options(Endless, options);
+        let mut most = 0;
+        for number in 0..50_000 {
+            ready(cached.find(&common::candidates(&format!("lxk_{number:043}")))).unwrap();
+            most = most.max(LIVE.get() - before);
+            assert!(cached.bytes() <= BOUND);
+        }
+        assert!(most < (BOUND + UNKNOWN) as i64, "{most} bytes");
+        assert!(most > (BOUND / 2) as i64, "the room is used: {most} bytes");
+        drop(cached);
+        assert!(LIVE.get() - before < 1000, "all of it is given back");
     }
 }
