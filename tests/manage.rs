@@ -1,94 +1,23 @@
-//! Issuing, rotating, revoking and listing keys: what is refused, and what the rows say afterwards.
+//! Issuing, changing, revoking and listing keys: what is refused, and what the rows say afterwards.
 
 mod common;
+#[path = "common/desk.rs"]
+mod desk;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, UNTAGGED, WildClock, clock_at_noon, legacy_hash, noon, ready, record, ring};
-use lexikon_auth::{
-    FormatCounts, HashFormat, IssuedKey, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore,
-    KeyUpdate, LegacyPolicy, ManageError, ManualClock, MemoryStore, NewKey, OwnerId, Page, Policy,
-    Refusal, Rotation, Scopes, StoreError, Verifier,
+use common::{SECRETS, UNTAGGED, WildClock, legacy_hash, noon, one_secret, ready, record, ring};
+use desk::{
+    Desk, HOUR, MICROSECOND, NANOSECOND, SECOND, end_of_time, extremes, invalid_field, new_key,
+    store_error,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const NANOSECOND: Duration = Duration::from_nanos(1);
-const MICROSECOND: Duration = Duration::from_micros(1);
-
-/// The last instant of the year 9999 that a column can hold.
-fn end_of_time() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_micros(253_402_300_799_999_999)
-}
-
-/// The earliest and latest times that the type can hold, or close to it.
-fn extremes() -> [SystemTime; 4] {
-    let most = Duration::from_secs(i64::MAX as u64);
-    let epoch = SystemTime::UNIX_EPOCH;
-    [epoch - most, epoch - NANOSECOND, end_of_time() + MICROSECOND, epoch + most]
-}
-
-/// A manager and a verifier on one store, at noon.
-struct Desk {
-    store: MemoryStore,
-    clock: Arc<ManualClock>,
-    manager: KeyManager<MemoryStore>,
-    verifier: Verifier<MemoryStore>,
-}
-
-impl Desk {
-    fn new() -> Self {
-        let (store, clock, ring) = (MemoryStore::new(), clock_at_noon(), ring(&SECRETS[..1]));
-        let manager = KeyManager::new(store.clone(), &ring).with_clock(clock.clone());
-        let verifier = Verifier::new(store.clone(), ring).with_clock(clock.clone());
-        Self { store, clock, manager, verifier }
-    }
-
-    fn issue(&self, new: NewKey) -> IssuedKey {
-        ready(self.manager.issue(new)).expect("a good request")
-    }
-
-    fn rotate(&self, id: &KeyId, overlap: Duration) -> IssuedKey {
-        ready(self.manager.rotate(id, Rotation::with_overlap(overlap))).expect("a good request")
-    }
-
-    fn stored(&self, id: &KeyId) -> Arc<KeyRecord> {
-        ready(self.manager.find(id)).unwrap().expect("a record")
-    }
-
-    /// The ids of an owner's keys, as they are listed.
-    fn listed(&self, owner: &str, page: &Page) -> Vec<KeyId> {
-        let records = ready(self.manager.list(&owner.into(), page)).unwrap();
-        records.iter().map(|record| record.id.clone()).collect()
-    }
-
-    /// `None` when the key is accepted.
-    fn refusal(&self, key: &IssuedKey) -> Option<Refusal> {
-        let answer = ready(self.verifier.verify(key.key.expose_secret()));
-        answer.err().map(|error| error.refusal().expect("a refusal").clone())
-    }
-}
-
-fn new_key() -> NewKey {
-    NewKey::new("user-1", "deploy").scopes("read,write")
-}
-
-/// The field that a request was refused for.
-fn invalid_field<T: std::fmt::Debug>(answer: Result<T, ManageError>) -> &'static str {
-    match answer.unwrap_err() {
-        ManageError::Invalid { field, .. } => field,
-        other => panic!("not invalid: {other:?}"),
-    }
-}
-
-fn store_error<T: std::fmt::Debug>(answer: Result<T, ManageError>) -> StoreError {
-    match answer.unwrap_err() {
-        ManageError::Store(error) => error,
-        other => panic!("not from the store: {other:?}"),
-    }
-}
+use lexikon_auth::{
+    FormatCounts, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore, KeyUpdate,
+    LegacyPolicy, MemoryStore, NewKey, OwnerId, Page, Policy, Refusal, Rotation, Scopes,
+    StoreError, Verifier,
+};
 
 #[test]
 fn an_issued_key_is_stored_as_its_record_says_and_verifies() {
@@ -138,7 +67,7 @@ fn a_key_is_issued_under_the_current_secret_of_the_ring() {
     let store = MemoryStore::new();
     let manager = KeyManager::new(store.clone(), &ring(&SECRETS[..3]));
     let issued = ready(manager.issue(new_key())).unwrap();
-    let verifier = Verifier::new(store, ring(&SECRETS[..1]));
+    let verifier = Verifier::new(store, one_secret());
     assert!(ready(verifier.verify(issued.key.expose_secret())).is_ok());
 }
 
@@ -236,7 +165,7 @@ fn no_time_of_the_clock_panics() {
     for now in extremes().into_iter().chain([SystemTime::UNIX_EPOCH, end_of_time()]) {
         let desk = Desk::new();
         let clock = Arc::new(WildClock(Mutex::new(now)));
-        let manager = KeyManager::new(desk.store.clone(), &ring(&SECRETS[..1])).with_clock(clock);
+        let manager = KeyManager::new(desk.store.clone(), &one_secret()).with_clock(clock);
         let issued = ready(manager.issue(new_key())).unwrap();
         let id = &issued.record.id;
         _ = ready(manager.issue(new_key().expires_at(noon())));
@@ -368,118 +297,6 @@ fn an_unknown_id_is_not_found() {
 }
 
 #[test]
-fn a_rotated_key_is_accepted_for_the_overlap_and_never_longer_than_before() {
-    let cases = [
-        // Expiry before, overlap, expiry after: each from noon.
-        (None, Duration::ZERO, Duration::ZERO),
-        (None, HOUR, HOUR),
-        (Some(2 * HOUR), HOUR, HOUR),
-        (Some(HOUR), HOUR, HOUR),
-        (Some(HOUR), 2 * HOUR, HOUR),
-        (Some(HOUR), Duration::ZERO, Duration::ZERO),
-    ];
-    for (before, overlap, after) in cases {
-        let desk = Desk::new();
-        let request = before.map_or(new_key(), |before| new_key().expires_at(noon() + before));
-        let old = desk.issue(request);
-        let id = &old.record.id;
-        let successor = desk.rotate(id, overlap);
-        assert_eq!(desk.stored(id).expires_at, Some(noon() + after));
-        assert_eq!(desk.refusal(&successor), None);
-
-        let expired = Some(Refusal::Expired(id.clone()));
-        if !after.is_zero() {
-            desk.clock.advance(after - NANOSECOND);
-            assert_eq!(desk.refusal(&old), None, "the instant before");
-            desk.clock.advance(NANOSECOND);
-        }
-        assert_eq!(desk.refusal(&old), expired);
-    }
-}
-
-#[test]
-fn a_successor_takes_over_owner_name_scopes_and_expiry() {
-    let desk = Desk::new();
-    let old = desk.issue(new_key().expires_at(noon() + HOUR));
-    desk.clock.advance(SECOND);
-    let successor = desk.rotate(&old.record.id, SECOND);
-    let mut expected = old.record.clone();
-    expected.id = successor.record.id.clone();
-    expected.hash = KeyHash::of(&successor.key, &common::secret(SECRETS[0]));
-    expected.created_at = Some(noon() + SECOND);
-    assert_eq!(*desk.stored(&successor.record.id), expected);
-    assert_eq!(successor.record, expected);
-    assert!(expected.id != old.record.id && expected.hash != old.record.hash);
-
-    let endless = desk.issue(new_key());
-    assert_eq!(desk.rotate(&endless.record.id, SECOND).record.expires_at, None);
-}
-
-#[test]
-fn a_successor_may_have_an_expiry_of_its_own() {
-    for own in [SECOND, 2 * HOUR] {
-        for before in [None, Some(noon() + HOUR)] {
-            let desk = Desk::new();
-            let old = desk.issue(before.map_or(new_key(), |date| new_key().expires_at(date)));
-            let rotation = Rotation::with_overlap(SECOND).expires_at(noon() + own);
-            let successor = ready(desk.manager.rotate(&old.record.id, rotation)).unwrap();
-            assert_eq!(successor.record.expires_at, Some(noon() + own));
-        }
-    }
-}
-
-#[test]
-fn a_successor_can_be_rotated_in_turn() {
-    let desk = Desk::new();
-    let first = desk.issue(new_key());
-    let second = desk.rotate(&first.record.id, HOUR);
-    let third = desk.rotate(&second.record.id, HOUR);
-    for key in [&first, &second, &third] {
-        assert_eq!(desk.refusal(key), None);
-    }
-    desk.clock.advance(HOUR);
-    assert!(desk.refusal(&first).is_some() && desk.refusal(&second).is_some());
-    assert_eq!(desk.refusal(&third), None);
-}
-
-#[test]
-fn a_rotation_that_is_refused_changes_nothing() {
-    let desk = Desk::new();
-    let old = desk.issue(new_key());
-    let id = &old.record.id;
-    let too_long = end_of_time().duration_since(noon()).unwrap() + MICROSECOND;
-    let plain = Rotation::default;
-    let mut rotations = vec![
-        ("the overlap", Rotation::with_overlap(Duration::MAX)),
-        ("the overlap", Rotation::with_overlap(too_long)),
-        ("the expiry", plain().expires_at(noon())),
-        ("the expiry", plain().expires_at(noon() - HOUR)),
-    ];
-    rotations.extend(extremes().map(|date| ("the expiry", plain().expires_at(date))));
-    for (field, rotation) in rotations {
-        assert_eq!(invalid_field(ready(desk.manager.rotate(id, rotation))), field);
-    }
-    assert_eq!(desk.listed("user-1", &Page::first(10)).len(), 1, "no successor was stored");
-    assert_eq!(*desk.stored(id), old.record);
-    assert_eq!(desk.refusal(&old), None);
-}
-
-#[test]
-fn a_key_that_is_not_in_force_cannot_be_rotated() {
-    let desk = Desk::new();
-    let [revoked, expired] = [(); 2].map(|()| desk.issue(new_key().expires_at(noon() + HOUR)));
-    ready(desk.manager.revoke(&revoked.record.id, None)).unwrap();
-    let rotate = |key: &IssuedKey| ready(desk.manager.rotate(&key.record.id, Rotation::default()));
-    assert!(matches!(store_error(rotate(&revoked)), StoreError::NotInForce(_)));
-    desk.clock.advance(HOUR);
-    for key in [&revoked, &expired] {
-        let error = store_error(rotate(key));
-        assert!(matches!(error, StoreError::NotInForce(id) if id == key.record.id));
-    }
-    assert_eq!(desk.listed("user-1", &Page::first(10)).len(), 2, "no successor was stored");
-}
-
-#[test]
 fn keys_are_listed_newest_first_and_by_pages() {
     let desk = Desk::new();
     let mut expected = Vec::new();
@@ -555,7 +372,7 @@ fn keys_are_counted_by_format_as_far_as_the_rows_say() {
     ready(desk.verifier.flush()).unwrap();
     assert_eq!(count(), FormatCounts { hmac_sha256: 2, sha256: 1, unknown: 0 });
     let upgrade = Policy::default().legacy(LegacyPolicy::UpgradeOnUse);
-    let upgrading = Verifier::new(desk.store.clone(), ring(&SECRETS[..1])).with_policy(upgrade);
+    let upgrading = Verifier::new(desk.store.clone(), one_secret()).with_policy(upgrade);
     _ = ready(upgrading.verify(UNTAGGED)).unwrap();
     ready(upgrading.flush()).unwrap();
     assert_eq!(count(), FormatCounts { hmac_sha256: 3, sha256: 0, unknown: 0 });

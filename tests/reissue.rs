@@ -1,28 +1,12 @@
 //! Keys with an id of the caller's choice, and another plaintext for a key whose first one was lost.
 
 mod common;
+#[path = "common/desk.rs"]
+mod desk;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use common::{SECRETS, clock_at_noon, noon, ready, ring};
-use lexikon_auth::{
-    HashFormat, KeyManager, KeyUpdate, ManageError, ManualClock, MemoryStore, NewKey, Page,
-    Refusal, StoreError, Verifier,
-};
-
-struct Setup {
-    clock: Arc<ManualClock>,
-    manager: KeyManager<MemoryStore>,
-    verifier: Verifier<MemoryStore>,
-}
-
-fn setup() -> Setup {
-    let (store, ring, clock) = (MemoryStore::new(), ring(&SECRETS[..1]), clock_at_noon());
-    let manager = KeyManager::new(store.clone(), &ring).with_clock(clock.clone());
-    let verifier = Verifier::new(store, ring).with_clock(clock.clone());
-    Setup { clock, manager, verifier }
-}
+use common::{noon, ready};
+use desk::{Desk, SECOND};
+use lexikon_auth::{HashFormat, KeyUpdate, ManageError, NewKey, Page, Refusal, StoreError};
 
 fn new() -> NewKey {
     NewKey::new("user-1", "deploy").scopes("read").id("chosen")
@@ -30,7 +14,7 @@ fn new() -> NewKey {
 
 #[test]
 fn a_second_key_with_the_same_id_is_a_conflict_and_changes_nothing() {
-    let Setup { manager, verifier, .. } = setup();
+    let Desk { manager, verifier, .. } = Desk::new();
     let issued = ready(manager.issue(new())).unwrap();
     assert_eq!(issued.record.id.to_string(), "chosen");
     let error = ready(manager.issue(new())).unwrap_err();
@@ -42,7 +26,7 @@ fn a_second_key_with_the_same_id_is_a_conflict_and_changes_nothing() {
 
 #[test]
 fn an_id_has_to_be_one() {
-    let Setup { manager, .. } = setup();
+    let Desk { manager, .. } = Desk::new();
     for (id, problem) in [
         (String::new(), "the id is empty"),
         ("i".repeat(1025), "the id is longer than 1024 bytes"),
@@ -55,9 +39,9 @@ fn an_id_has_to_be_one() {
 
 #[test]
 fn another_plaintext_takes_the_place_of_the_first_and_all_else_stays() {
-    let Setup { clock, manager, verifier } = setup();
-    let first = ready(manager.issue(new().expires_at(noon() + Duration::from_secs(60)))).unwrap();
-    clock.advance(Duration::from_secs(1));
+    let Desk { clock, manager, verifier, .. } = Desk::new();
+    let first = ready(manager.issue(new().expires_at(noon() + 60 * SECOND))).unwrap();
+    clock.advance(SECOND);
     let second = ready(manager.reissue(&first.record.id)).unwrap();
     let refused = ready(verifier.verify(first.key.expose_secret())).unwrap_err();
     assert_eq!(refused.refusal(), Some(&Refusal::Unknown));
@@ -73,12 +57,12 @@ fn another_plaintext_takes_the_place_of_the_first_and_all_else_stays() {
 
 #[test]
 fn a_key_that_is_not_in_force_gets_no_other_plaintext() {
-    let Setup { clock, manager, verifier } = setup();
+    let Desk { clock, manager, verifier, .. } = Desk::new();
     let unknown = ready(manager.reissue(&"unknown".into())).unwrap_err();
     assert!(matches!(unknown, ManageError::Store(StoreError::NotFound(_))), "{unknown}");
-    let issued = ready(manager.issue(new().expires_at(noon() + Duration::from_secs(1)))).unwrap();
+    let issued = ready(manager.issue(new().expires_at(noon() + SECOND))).unwrap();
     let id = &issued.record.id;
-    clock.advance(Duration::from_secs(1));
+    clock.advance(SECOND);
     let expired = ready(manager.reissue(id)).unwrap_err();
     assert!(matches!(expired, ManageError::Store(StoreError::NotInForce(_))), "{expired}");
     ready(manager.update(id, KeyUpdate::default().never_expires())).unwrap();
@@ -92,9 +76,9 @@ fn a_key_that_is_not_in_force_gets_no_other_plaintext() {
 #[cfg(feature = "cache")]
 #[tokio::test]
 async fn a_cache_forgets_the_first_plaintext() {
-    use lexikon_auth::CachedStore;
+    use lexikon_auth::{CachedStore, KeyManager, MemoryStore, Verifier};
     let store = CachedStore::new(MemoryStore::new());
-    let ring = ring(&SECRETS[..1]);
+    let ring = common::one_secret();
     let manager = KeyManager::new(store.clone(), &ring);
     let verifier = Verifier::new(store, ring);
     let first = manager.issue(new()).await.unwrap();
