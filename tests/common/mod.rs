@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use hmac::{Hmac, KeyInit, Mac};
 use lexikon_auth::{
     Candidates, Clock, HashFormat, KeyHash, KeyId, KeyLookup, KeyRecord, KeyStore, ManualClock,
-    MemoryStore, OwnerId, PresentedKey, SecretRing, ServerSecret, StoreError, Verifier,
+    MemoryStore, OwnerId, PresentedKey, Refusal, SecretRing, ServerSecret, StoreError, Verifier,
 };
 use sha2::{Digest, Sha256};
 
@@ -111,6 +111,12 @@ pub fn store(records: &[KeyRecord]) -> MemoryStore {
 /// A verifier under the first secret at noon.
 pub fn verifier<S: KeyLookup>(store: S) -> Verifier<S> {
     Verifier::new(store, one_secret()).with_clock(clock_at_noon())
+}
+
+/// Why a key is refused.
+pub fn refusal<S: KeyLookup>(verifier: &Verifier<S>, key: &str) -> Refusal {
+    let error = ready(verifier.verify(key)).expect_err("a refusal");
+    error.refusal().unwrap_or_else(|| panic!("unavailable: {error:?}")).clone()
 }
 
 /// Returns the same row whatever it is asked for, as a broken index would.
