@@ -27,6 +27,7 @@ use lexikon_auth::{KeyId, KeyStore, SqliteStore};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use service::Service;
+use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -63,6 +64,12 @@ impl Api {
     async fn start(variables: &[(&str, &str)]) -> Self {
         let variables = [&[("API_KEY_SECRET", SECRETS[0])], variables].concat();
         Self::over(Service::start(&variables)).await
+    }
+
+    /// On the database in this folder, with a first key for this owner.
+    async fn on(folder: &TempDir, owner: &str) -> Self {
+        let database = format!("sqlite://{}/keys.db", folder.path().display());
+        Self::start(&[("DATABASE_URL", &database), ("FIRST_KEY_FOR", owner)]).await
     }
 
     async fn over(service: Service) -> Self {
@@ -453,13 +460,12 @@ async fn a_repeated_post_makes_one_key() {
 #[tokio::test]
 async fn another_owner_s_keys_are_out_of_reach() {
     let folder = tempfile::tempdir().unwrap();
-    let database = format!("sqlite://{}/keys.db", folder.path().display());
-    let one = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")]).await;
+    let one = Api::on(&folder, "user-1").await;
     let (_, id) = one.make(&one.service.first_key(), "read").await;
     let page = format!("{KEYS}?after={id}");
     one.stop().await;
 
-    let two = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-2")]).await;
+    let two = Api::on(&folder, "user-2").await;
     let admin = &*two.service.first_key();
     assert_eq!(two.delete(&id, admin).await.status, 404);
     for path in [KEYS, &page] {
@@ -478,8 +484,7 @@ async fn another_owner_s_keys_are_out_of_reach() {
 #[tokio::test]
 async fn pages_of_keys_follow_each_other() {
     let folder = tempfile::tempdir().unwrap();
-    let database = format!("sqlite://{}/keys.db", folder.path().display());
-    let api = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")]).await;
+    let api = Api::on(&folder, "user-1").await;
     let admin = &*api.service.first_key();
     for _ in 0..150 {
         api.make(admin, "read").await;
@@ -500,8 +505,7 @@ async fn pages_of_keys_follow_each_other() {
 #[tokio::test]
 async fn what_is_under_way_is_finished_and_uses_are_written_when_the_service_stops() {
     let folder = tempfile::tempdir().unwrap();
-    let database = format!("sqlite://{}/keys.db", folder.path().display());
-    let api = Api::start(&[("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")]).await;
+    let api = Api::on(&folder, "user-1").await;
     let (key, id) = api.make(&api.service.first_key(), "read").await;
     api.make(&api.service.first_key(), "read").await;
     // A body that comes in two parts, with the stop between them.

@@ -31,6 +31,9 @@ use secrecy::ExposeSecret;
 /// What the message of a refused secret tells the operator to run.
 const COMMAND: &str = "openssl rand -hex 32";
 
+/// A secret whose bytes are not all ASCII.
+const ACCENTED: &str = "clé-secrète-très-longue-à-trente-deux-caractères";
+
 type IsExpected = fn(&SecretError) -> bool;
 const MISSING: IsExpected = |error| matches!(error, SecretError::Missing { .. });
 const EMPTY_FILE: IsExpected = |error| matches!(error, SecretError::EmptyFile { .. });
@@ -175,17 +178,16 @@ fn generated_secrets_are_good_and_distinct() {
 #[test]
 fn the_utf8_bytes_of_a_secret_are_taken_as_they_are() {
     let key = "lxk_44rQs5133TjGnNDmwXAtfSDHbSEC5QVayizcFowerMs";
-    let accented = "clé-secrète-très-longue-à-trente-deux-caractères";
     let upper = SECRETS[0].to_uppercase();
     let spaced = format!(" {}\n", SECRETS[0]);
-    for text in [SECRETS[0], accented, &upper, &spaced] {
+    for text in [SECRETS[0], ACCENTED, &upper, &spaced] {
         let ring = load(&[("API_KEY_SECRET", text.as_bytes())]).unwrap();
         let candidates = Candidates::compute(&PresentedKey::parse(key).unwrap(), &ring).unwrap();
         assert_eq!(candidates.as_slice()[0], hmac_hash(text, key), "{text:?}");
     }
-    // By CPython: hmac.new(accented.encode(), key.encode(), hashlib.sha256).hexdigest()
+    // By CPython: hmac.new(ACCENTED.encode(), key.encode(), hashlib.sha256).hexdigest()
     let expected = "ed3089766b3c3eae8975515ccca2ab42d865711a145e59c889c8f169f51e4ba8";
-    assert_eq!(hmac_hash(accented, key).to_hex(), expected);
+    assert_eq!(hmac_hash(ACCENTED, key).to_hex(), expected);
 }
 
 #[test]
@@ -354,7 +356,7 @@ fn fingerprints_are_pinned() {
         (SECRETS[3], "89b5d4a803f19bee"),
         // Begins with a zero, which has to be printed.
         (SECRETS[4], "0d2cc1389773c481"),
-        ("clé-secrète-très-longue-à-trente-deux-caractères", "30086eb93b3c05d2"),
+        (ACCENTED, "30086eb93b3c05d2"),
     ];
     for (text, expected) in pinned {
         let (one, again) = (secret(text).fingerprint(), secret(text).fingerprint());
@@ -375,7 +377,7 @@ fn key_tags_are_pinned() {
         (SECRETS[2], "YusgiAsS"),
         (SECRETS[3], "oAauPhsk"),
         (SECRETS[4], "cuAxjN55"),
-        ("clé-secrète-très-longue-à-trente-deux-caractères", "P1krGNGi"),
+        (ACCENTED, "P1krGNGi"),
     ];
     for (signer, tag) in pinned {
         let key = format!("{signed}{tag}");
