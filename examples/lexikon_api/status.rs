@@ -59,11 +59,13 @@ impl Status {
 
     fn caches(&self) -> Value {
         let counts = self.backend.store.counts();
-        let asked = counts.hits + counts.misses;
+        let hits = counts.hits + counts.unknown_hits;
+        // Not a number before the first look-up, which is null in JSON.
+        let hit_rate = hits as f64 / (hits + counts.misses) as f64;
         json!({
-            "hits": counts.hits,
+            "hits": hits,
             "misses": counts.misses,
-            "hit_rate": if asked == 0 { Value::Null } else { json!(counts.hits as f64 / asked as f64) },
+            "hit_rate": hit_rate,
             "bytes": counts.bytes,
             "entries": counts.entries,
             "followed": self.backend.is_followed(),

@@ -1,11 +1,18 @@
-//! The layers before a tonic server: gRPC's own health service, over a real connection.
+//! The layers before servers without axum, over real connections: hyper, and tonic with gRPC's own health
+//! service.
 #![cfg(feature = "tower")]
 
 mod common;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, record, store, verifier};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use lexikon_auth::VerifiedKey;
 use lexikon_auth::http::{ApiKeyLayer, RequireScope, Write, grpc_status};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
@@ -13,6 +20,7 @@ use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tower::Layer;
 
 async fn client() -> HealthClient<Channel> {
     let mut writer = record("writer", hmac_hash(SECRETS[0], TAGGED));
@@ -50,4 +58,33 @@ async fn a_grpc_service_is_protected_by_the_same_layers() {
         assert_eq!(status.code(), code);
         assert!(status.message().starts_with(message), "{}", status.message());
     }
+}
+
+#[tokio::test]
+async fn a_hyper_service_is_protected_by_the_same_layer() {
+    let store = store(&[record("key", hmac_hash(SECRETS[0], TAGGED))]);
+    let hello = tower::service_fn(async |request: http::Request<Incoming>| {
+        let key = request.extensions().get::<VerifiedKey>().expect("the layer lets none pass else");
+        Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from(key.id().to_string())))
+    });
+    let service = ApiKeyLayer::new(Arc::new(verifier(store))).layer(hello);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = TowerToHyperService::new(service.clone());
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let get = async |key: &str| {
+        let response = reqwest::Client::new().get(&url).header("x-api-key", key).send().await;
+        let response = response.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    assert_eq!(get(TAGGED).await, (200, "key".to_owned()));
+    let (status, body) = get(FORGED).await;
+    assert_eq!(status, 401);
+    assert!(body.contains("the API key was refused"), "{body}");
 }
