@@ -319,6 +319,10 @@ async fn another_owner_s_keys_are_out_of_reach() {
     two.make(admin, "read").await;
     two.make(admin, "write").await;
     two.stop().await;
+    // Started again, it makes no other first key.
+    let again = Api::on(&folder, "user-2").await.service;
+    again.terminate();
+    assert!(!again.wait().1.contains("shown once"));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// | `REDIS_URL` | `redis://…`, a level of cache that instances share. Optional |
 /// | `ADDRESS` | where to listen. Default `127.0.0.1:8080` |
 /// | `TRUSTED_PROXIES` | networks of proxies whose `X-Forwarded-For` is believed, separated by commas |
-/// | `FIRST_KEY_FOR` | makes a key with the scope `admin` for this owner at start, and prints it once |
+/// | `FIRST_KEY_FOR` | makes a key with the scope `admin` for this owner, unless it has keys, and prints it once |
 pub struct Config {
     pub ring: SecretRing,
     pub database_url: String,

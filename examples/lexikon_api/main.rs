@@ -26,7 +26,7 @@ use axum::http::header::{self, HeaderValue};
 use axum::routing::{delete, get};
 use axum::{Router, middleware};
 use lexikon_auth::http::{ApiKeyLayer, Notices, Throttle};
-use lexikon_auth::{KeyManager, NewKey, Verifier};
+use lexikon_auth::{KeyManager, NewKey, Page, Verifier};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
@@ -78,7 +78,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let verifier = Arc::new(Verifier::new(backend.store.clone(), config.ring.clone()));
     let flusher = verifier.spawn_flush(FLUSH_INTERVAL);
     let manager = Arc::new(KeyManager::new(backend.store.clone(), &config.ring));
-    if let Some(owner) = &config.first_key_for {
+    // Once: a service that starts again makes no other.
+    if let Some(owner) = &config.first_key_for
+        && manager.list(&owner.as_str().into(), &Page::first(1)).await?.is_empty()
+    {
         let first = NewKey::new(owner.as_str(), "the first key").scopes("admin");
         let issued = manager.issue(first).await?;
         println!("A first key for {owner}, shown once: {}", issued.key.expose_secret());
