@@ -82,7 +82,6 @@ pub(super) fn read_record(row: &PgRow) -> Result<KeyRecord, StoreError> {
     let owner = OwnerId::from(columns.read::<&str>(1, "user_id")?);
     let hash =
         KeyHash::from_hex(columns.read(3, "key_hash")?).ok_or(columns.invalid("key_hash"))?;
-    let format = columns.read::<Option<&str>>(12, "hash_format")?;
 
     let mut record = KeyRecord::new(id, owner, hash);
     record.owner_active = columns.read::<Option<bool>>(2, "users.is_active")?.unwrap_or(false);
@@ -96,10 +95,9 @@ pub(super) fn read_record(row: &PgRow) -> Result<KeyRecord, StoreError> {
     record.created_at = columns.time(7, "created_at")?;
     record.expires_at = columns.time(8, "expires_at")?;
     record.last_used_at = columns.time(9, "last_used_at")?;
-    record.format = match format {
-        Some(name) => Some(HashFormat::from_name(name).ok_or(columns.invalid("hash_format"))?),
-        None => None,
-    };
+    // No decision depends on it: a name that a later version writes is as good as none.
+    record.format =
+        columns.read::<Option<&str>>(12, "hash_format")?.and_then(HashFormat::from_name);
     Ok(record)
 }
 

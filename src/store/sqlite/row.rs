@@ -9,7 +9,8 @@ use crate::hash::{HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 use crate::scopes::Scopes;
 
-/// Reads a row of a query that [`Statements`](super::Statements) made. SQLite lets any column hold anything, so each value is checked.
+/// Reads a row of a query that [`Statements`](super::Statements) made. SQLite lets any column hold
+/// anything, so each value is checked.
 pub(super) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
     let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
     let id = KeyId::from(columns.read::<&str>(0, "id")?);
@@ -22,14 +23,14 @@ pub(super) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
     record.name = columns.read::<&str>(4, "name")?.into();
     record.scopes = Scopes::parse(columns.read(5, "scopes")?);
     if !columns.flag(6, "is_active")? {
-        let at = columns.check(10, "revoked_at", from_text)?;
-        let reason = columns.read::<Option<&str>>(11, "revoked_reason")?.map(Into::into);
+        let (at, reason) =
+            (columns.trace(10, from_text), columns.trace(11, |text| Some(text.into())));
         record.revocation = Some(Box::new(Revocation { at, reason }));
     }
     record.created_at = columns.check(7, "created_at", from_text)?;
     record.expires_at = columns.check(8, "expires_at", from_text)?;
-    record.last_used_at = columns.check(9, "last_used_at", from_text)?;
-    record.format = columns.check(12, "hash_format", HashFormat::from_name)?;
+    record.last_used_at = columns.trace(9, from_text);
+    record.format = columns.trace(12, HashFormat::from_name);
     Ok(record)
 }
 
@@ -57,6 +58,12 @@ impl<'r> Columns<'r> {
             Some(text) => Ok(Some(parse(text).ok_or(self.invalid(column))?)),
             None => Ok(None),
         }
+    }
+
+    /// What no decision depends on: what cannot be read, such as a format that a later version writes,
+    /// is as good as not there.
+    fn trace<T>(&self, index: usize, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        self.row.try_get::<Option<&str>, _>(index).ok().flatten().and_then(parse)
     }
 
     /// A boolean as SQLAlchemy writes it; NULL counts as no.
