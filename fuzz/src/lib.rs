@@ -1,6 +1,7 @@
 //! What the fuzzer runs: each function holds a part of the crate against an oracle that is written as
 //! plainly as the format's description, and panics when they differ.
 
+mod http_headers;
 mod sqlite_row;
 
 use std::cell::RefCell;
@@ -18,6 +19,7 @@ use lexikon_auth::{
 };
 use sha2::{Digest, Sha256};
 
+pub use http_headers::http_headers;
 pub use lexikon_auth::fuzzing::redis_entry;
 pub use sqlite_row::sqlite_row;
 

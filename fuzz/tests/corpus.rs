@@ -48,3 +48,8 @@ fn sqlite_row() {
 fn redis_entry() {
     replay("redis_entry", targets::redis_entry);
 }
+
+#[test]
+fn http_headers() {
+    replay("http_headers", targets::http_headers);
+}
