@@ -7,7 +7,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{FORGED, SECRETS, UNTAGGED, assert_reveals_nothing};
+use crate::common::{FORGED, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash};
 use crate::service::Service;
 
 /// A key of the right form that nobody has issued.
@@ -104,7 +104,7 @@ impl Api {
             "components": self.description["components"],
             "allOf": [content["schema"]],
         });
-        let validator = jsonschema::validator_for(&schema).unwrap();
+        let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
         if let Err(error) = validator.validate(body) {
             panic!("{answer} is not as described: {error}: {body}");
         }
@@ -152,6 +152,9 @@ impl Api {
         assert!(secrets.len() > 3);
         for secret in secrets {
             assert_reveals_nothing(&all, &secret);
+            for hash in [hmac_hash(SECRETS[0], &secret), legacy_hash(&secret)] {
+                assert_reveals_nothing(&all, &hash.to_hex());
+            }
         }
     }
 }
