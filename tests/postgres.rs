@@ -351,3 +351,16 @@ async fn a_statement_that_was_given_up_ends_in_the_server_too() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// The options of a connection hold a password.
+#[tokio::test]
+async fn no_password_is_printed() {
+    const PASSWORD: &str = "correct-horse-battery-staple";
+    let options = server::database().await.password(PASSWORD);
+    let database = options.get_database().unwrap().to_owned();
+    let store = PostgresStore::connect(options).await.unwrap();
+    for text in [format!("{store:?} {store:#?}"), format!("{0:?} {0:#?}", store.changes())] {
+        assert!(!text.contains("horse"), "{text}");
+        assert!(text.contains("127.0.0.1") && text.contains(&database), "{text}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The feed of changes: what triggers report, by LISTEN and NOTIFY.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::store::{Change, ChangeFeed, Message, Subscription};
 ///
 /// A connection pooler that shares connections between transactions does not pass notifications on;
 /// the follower notices, because its own do not come back.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresFeed {
     options: Arc<PgConnectOptions>,
     patience: Duration,
@@ -24,6 +25,15 @@ pub struct PostgresFeed {
 impl PostgresFeed {
     pub(super) fn new(options: Arc<PgConnectOptions>, patience: Duration) -> Self {
         Self { options, patience }
+    }
+}
+
+impl fmt::Debug for PostgresFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The options hold the password, and print it.
+        let mut debug = f.debug_struct("PostgresFeed");
+        debug.field("host", &self.options.get_host());
+        debug.field("database", &self.options.get_database()).finish_non_exhaustive()
     }
 }
 
