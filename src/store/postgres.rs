@@ -20,7 +20,7 @@ use sqlx::postgres::{
 use sqlx::query::Query;
 use sqlx::{Connection, SqlStr};
 
-use self::connection::{Connections, limited, unavailable};
+use self::connection::{Connections, is_broken, limited, unavailable};
 pub use self::feed::PostgresFeed;
 use self::row::Timestamp;
 use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements};
@@ -219,20 +219,27 @@ impl PostgresStore {
         limited(self.patience, async {
             let mut lease = self.connections.lease().await?;
             let done = query.execute(&mut *lease).await;
-            lease.end();
+            lease.end_after(&done);
             Ok(done.map_err(unavailable)?.rows_affected())
         })
         .await
     }
 
-    async fn fetch(
+    /// Asks a query, which changes nothing: it is asked once more where the connection turns out to
+    /// have broken, as all do that nobody used while the server restarted.
+    async fn fetch<'q>(
         &self,
-        query: Query<'_, Postgres, PgArguments>,
+        query: impl Fn() -> Query<'q, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>, StoreError> {
         limited(self.patience, async {
             let mut lease = self.connections.lease().await?;
-            let rows = query.fetch_all(&mut *lease).await;
-            lease.end();
+            let mut rows = query().fetch_all(&mut *lease).await;
+            if is_broken(&rows) {
+                drop(lease); // first, so that there is room for another
+                lease = self.connections.lease_alive().await?;
+                rows = query().fetch_all(&mut *lease).await;
+            }
+            lease.end_after(&rows);
             rows.map_err(unavailable)
         })
         .await

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgPool, PgSeverity, Postgres};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
@@ -59,6 +59,18 @@ impl Connections {
             None => (self.pool.acquire().await.map_err(unavailable)?, Instant::now()),
         };
         Ok(Lease { connections: self.clone(), connection: Some(connection), taken_at })
+    }
+
+    /// A connection that has just given a sign of life. Those that do not are closed on the way: where
+    /// one has broken, all have perhaps.
+    pub(super) async fn lease_alive(&self) -> Result<Lease, StoreError> {
+        for _ in 0..self.pool.options().get_max_connections() {
+            let mut lease = self.lease().await?;
+            if lease.ping().await.is_ok() {
+                return Ok(lease);
+            }
+        }
+        self.lease().await
     }
 
     /// Keeps a connection, unless somebody may be waiting for it or it has been away for long.
@@ -119,6 +131,14 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Ends with the answer to the last statement, unless the connection broke: kept, it would be the
+    /// next to be used, again and again.
+    pub(super) fn end_after<T>(self, answer: &sqlx::Result<T>) {
+        if !is_broken(answer) {
+            self.end();
+        }
+    }
+
     pub(super) fn end(mut self) {
         if let Some(connection) = self.connection.take() {
             self.connections.keep(connection, self.taken_at);
@@ -161,6 +181,14 @@ pub(super) async fn limited<T>(
 ) -> Result<T, StoreError> {
     let answer = timeout(patience, work).await;
     answer.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
+}
+
+/// Whether the connection is of no more use, as far as the answer tells. The server goes on after an
+/// `ERROR`; with anything worse it ends the session.
+pub(super) fn is_broken<T>(answer: &sqlx::Result<T>) -> bool {
+    let Err(error) = answer else { return false };
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref());
+    !error.is_some_and(|error: &PgDatabaseError| error.severity() == PgSeverity::Error)
 }
 
 /// What a failure of sqlx means to a caller. PostgreSQL's codes:

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sqlx::Connection;
+use sqlx::{Connection, FromRow};
 
 use super::PostgresStore;
 use super::connection::{limited, unavailable};
@@ -19,8 +19,10 @@ impl KeyLookup for PostgresStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let call = async {
             let hashes = candidates.as_slice();
-            let find = sqlx::query(self.find[hashes.len() - 1].clone());
-            let find = hashes.iter().fold(find, |find, hash| find.bind(hash.to_hex()));
+            let find = || {
+                let find = sqlx::query(self.find[hashes.len() - 1].clone());
+                hashes.iter().fold(find, |find, hash| find.bind(hash.to_hex()))
+            };
             let rows = self.fetch(find).await?;
             let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
             Ok(earliest(hashes, records).map(Arc::new))
@@ -44,7 +46,7 @@ impl KeyStore for PostgresStore {
 
     async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let call = async {
-            let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
+            let query = || sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
             Ok(self.fetch(query).await?.first().map(read_record).transpose()?.map(Arc::new))
         };
         self.calls.measure(Operation::FindById, call).await
@@ -53,12 +55,14 @@ impl KeyStore for PostgresStore {
     async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
         let call = async {
             let Statements { list, list_after, .. } = &*self.statements;
-            let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
-                .bind(owner.as_str())
-                .bind(i64::from(page.limit));
-            let query = match &page.after {
-                Some(id) => query.bind(id.to_string()),
-                None => query,
+            let list = if page.after.is_some() { list_after } else { list };
+            let query = || {
+                let query = sqlx::query(list.clone());
+                let query = query.bind(owner.as_str()).bind(i64::from(page.limit));
+                match &page.after {
+                    Some(id) => query.bind(id.to_string()),
+                    None => query,
+                }
             };
             let rows = self.fetch(query).await?;
             rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
@@ -165,13 +169,12 @@ impl KeyStore for PostgresStore {
     }
 
     async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
-        let call = limited(self.patience, async {
-            let mut lease = self.connections.lease().await?;
-            let query = sqlx::query_as(self.statements.count_by_format.clone());
-            let answer = query.fetch_one(&mut *lease).await;
-            lease.end();
-            Ok(counts(answer.map_err(unavailable)?))
-        });
+        let call = async {
+            let query = || sqlx::query(self.statements.count_by_format.clone());
+            let rows = self.fetch(query).await?;
+            let row = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(FromRow::from_row);
+            row.map(counts).map_err(unavailable)
+        };
         self.calls.measure(Operation::CountByFormat, call).await
     }
 }

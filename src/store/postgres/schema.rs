@@ -119,9 +119,9 @@ pub(super) async fn recognise_or_create(
     limited(patience, async {
         let mut lease = connections.lease().await?;
         if !is_empty(&mut lease).await? {
-            let schema = recognise(&mut lease).await;
+            let schema = recognise(&mut lease).await?;
             lease.end();
-            return schema;
+            return Ok(schema);
         }
         let mut transaction = lease.begin().await.map_err(unavailable)?;
         take_turns(&mut transaction).await?;
