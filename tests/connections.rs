@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lexikon_auth::{
-    IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey, PostgresStore, SecretRing, ServerSecret,
-    StoreError, Verifier,
+    ApiKey, IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey, PostgresStore, SecretRing,
+    ServerSecret, StoreError, Verifier,
 };
 use postgres::Server;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 const SECRET: &str = "122b598615dcbe810beacd557705a54b5edbbbe5ce7f8fbeebef7a58f99d96fb";
 /// How many connections a store opens.
@@ -122,4 +123,31 @@ async fn an_error_of_a_statement_costs_no_connection() {
         assert!(matches!(error, ManageError::Store(StoreError::Unavailable(_))), "{error:?}");
     }
     assert_eq!(sessions().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn look_ups_that_are_given_up_hold_no_more_sessions_than_the_pool_has() {
+    let options = postgres::database().await;
+    let pool = PgPool::connect_with(options.clone()).await.unwrap();
+    let scene = Scene::new(options).await;
+    let mut lock = pool.begin().await.unwrap();
+    let statement = "LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(statement).execute(&mut *lock).await.unwrap();
+    let (start, mut most) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(3) {
+        for _ in 0..MOST {
+            let (verifier, key) = (scene.verifier.clone(), ApiKey::generate(ring().current()));
+            let key = key.unwrap().expose_secret().to_owned();
+            tokio::spawn(async move {
+                timeout(Duration::from_millis(20), verifier.verify(&key)).await.map(drop)
+            });
+        }
+        sleep(Duration::from_millis(25)).await;
+        let sessions = "SELECT count(*) FROM pg_stat_activity \
+                        WHERE application_name = 'store' AND datname = current_database()";
+        most = most.max(sqlx::query_scalar::<_, i64>(sessions).fetch_one(&pool).await.unwrap());
+    }
+    assert!(most <= MOST as i64, "{most} sessions");
+    lock.rollback().await.unwrap();
+    scene.verify_at_once().await;
 }

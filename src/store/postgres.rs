@@ -84,15 +84,16 @@ impl PostgresStore {
     }
 
     /// Uses a pool of sqlx 0.9 that the application has already: for another number of connections,
-    /// other time limits, or to share it. An answer that takes longer than `patience` is
-    /// given up and its connection closed; the pool's own settings say how long to wait for one. Set
-    /// PostgreSQL's `statement_timeout` on its connections to about `patience`: a statement that waits
-    /// for a lock goes on in the server after its connection was closed.
+    /// other time limits, or to share it. An answer that takes longer than `patience` is given up, and
+    /// its connection closed when the statement has not ended after as long again; the pool's own
+    /// settings say how long to wait for one. Set PostgreSQL's `statement_timeout` on its connections to
+    /// `patience` or less: a statement that waits for a lock goes on in the server after its connection
+    /// was closed, and its session is one more than the pool knows of.
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
     pub async fn with_pool(pool: PgPool, patience: Duration) -> Result<Self, StoreError> {
-        let connections = Connections::new(pool);
+        let connections = Connections::new(pool, patience);
         let schema = schema::recognise_or_create(&connections, patience).await?;
         Ok(Self::on(connections, patience, schema))
     }

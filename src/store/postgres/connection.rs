@@ -17,7 +17,7 @@ const KEPT: Duration = Duration::from_millis(50);
 /// How long a connection stays away from the pool, whose limits of age it is to obey.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// How long the answer to a statement that was given up is waited for.
+/// How much later than it should the answer to a statement that was given up may come.
 const OVERDUE: Duration = Duration::from_millis(100);
 
 /// Connections of a pool, some of them kept for the next statement: with every return the pool asks the
@@ -25,6 +25,8 @@ const OVERDUE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Connections {
     pool: PgPool,
+    /// How long a statement takes at most.
+    patience: Duration,
     kept: Arc<Mutex<Kept>>,
 }
 
@@ -44,8 +46,8 @@ struct Idle {
 }
 
 impl Connections {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool, kept: Arc::default() }
+    pub(super) fn new(pool: PgPool, patience: Duration) -> Self {
+        Self { pool, patience, kept: Arc::default() }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -151,9 +153,12 @@ impl Drop for Lease {
         let Some(mut connection) = self.connection.take() else { return };
         let Ok(runtime) = Handle::try_current() else { return std::mem::forget(connection) };
         // Callers may give up as often as they like: a new connection each time would cost the server
-        // far more than the statement did.
+        // far more than the statement did. While a statement waits for a lock, its session goes on even
+        // where the connection is closed: until it ends, it takes up room in the pool, or there would be
+        // any number of them.
+        let limit = self.connections.patience + OVERDUE;
         runtime.spawn(async move {
-            if !matches!(timeout(OVERDUE, connection.ping()).await, Ok(Ok(()))) {
+            if !matches!(timeout(limit, connection.ping()).await, Ok(Ok(()))) {
                 connection.close_on_drop();
             }
         });
