@@ -150,15 +150,73 @@ async fn a_lost_channel_is_noticed_and_found_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_without_triggers_says_what_to_do() {
     let scene = Scene::new().await;
-    scene.run("DROP TRIGGER lexikon_auth_owner_changed ON users").await;
-    let database = PostgresStore::connect(scene.options.clone()).await.unwrap();
-    let error = database.changes().subscribe().await.err().expect("an error");
-    assert!(
-        matches!(&error, StoreError::Schema(text) if text.contains("extend_schema")),
-        "{error}"
-    );
-    let database = database.extend_schema().await.unwrap();
-    database.changes().subscribe().await.map(drop).expect("the trigger is there again");
+    let faults = [
+        "DROP TRIGGER lexikon_auth_owner_changed ON users",
+        "ALTER TABLE users DISABLE TRIGGER lexikon_auth_owner_changed",
+        // It fires in sessions that apply what another server replicates, and in no other.
+        "ALTER TABLE users ENABLE REPLICA TRIGGER lexikon_auth_owner_changed",
+    ];
+    for fault in faults {
+        scene.run(fault).await;
+        let database = PostgresStore::connect(scene.options.clone()).await.unwrap();
+        let error = database.changes().subscribe().await.err().expect(fault);
+        assert!(
+            matches!(&error, StoreError::Schema(text) if text.contains("extend_schema")),
+            "{error}"
+        );
+        let database = database.extend_schema().await.unwrap();
+        database.changes().subscribe().await.map(drop).expect("the trigger is there again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_reported_whatever_the_search_path_of_its_writer() {
+    let scene = Scene::new().await;
+    let issued = scene.issue().await;
+    scene.eventually(&issued, "accepted").await;
+    scene
+        .run(
+            "CREATE FUNCTION pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; \
+             CREATE FUNCTION octet_length(text) RETURNS int LANGUAGE sql AS 'SELECT 1 / 0'; \
+             CREATE FUNCTION wrong(text, text) RETURNS bool LANGUAGE sql AS 'SELECT 1 / 0 = 0'; \
+             CREATE OPERATOR = (FUNCTION = wrong, LEFTARG = text, RIGHTARG = text); \
+             CREATE OPERATOR <> (FUNCTION = wrong, LEFTARG = text, RIGHTARG = text)",
+        )
+        .await;
+    let mut writer = scene.pool.acquire().await.unwrap();
+    let write = "SET search_path = public, pg_catalog; UPDATE api_keys SET is_active = false; \
+                 UPDATE users SET is_active = false";
+    sqlx::raw_sql(write).execute(&mut *writer).await.unwrap();
+    scene.eventually(&issued, "revoked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_of_another_version_are_replaced() {
+    let scene = Scene::new().await;
+    // As long as this one reads, nobody may change the table's columns.
+    let mut reader = scene.pool.begin().await.unwrap();
+    sqlx::query("SELECT * FROM api_keys, users").execute(&mut *reader).await.unwrap();
+    let body = async |function: &str| -> String {
+        let query = "SELECT pg_get_functiondef($1::regproc)";
+        sqlx::query_scalar(query).bind(function).fetch_one(&scene.pool).await.unwrap()
+    };
+    for function in ["lexikon_auth_report_key", "lexikon_auth_report_owner"] {
+        let current = body(function).await;
+        let old = format!(
+            "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql \
+             AS $$ BEGIN PERFORM pg_notify('lexikon_auth', 'all'); RETURN NULL; END $$"
+        );
+        scene.run(&old).await;
+        let database = PostgresStore::connect(scene.options.clone()).await.unwrap();
+        database.changes().subscribe().await.map(drop).expect("it reports as well");
+        database.extend_schema().await.unwrap();
+        assert_eq!(body(function).await, current);
+    }
+    // Nobody may write either, and nothing has to be written.
+    sqlx::raw_sql("LOCK TABLE api_keys, users").execute(&mut *reader).await.unwrap();
+    let pool = PgPool::connect_with(scene.options.clone()).await.unwrap();
+    let database = PostgresStore::with_pool(pool, Duration::from_secs(2)).await.unwrap();
+    database.extend_schema().await.expect("all is there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -101,8 +101,9 @@ impl PostgresStore {
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the table
     /// `lexikon_auth_secrets`, and triggers on `api_keys` and `users` that report
-    /// [changes](Self::changes). Make managers and verifiers from this store: a clone made before goes
-    /// on without the columns.
+    /// [changes](Self::changes). The functions of triggers that another version of this crate made are
+    /// replaced. Make managers and verifiers from this store: a clone made before goes on without the
+    /// columns.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name
     /// their columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from
@@ -111,7 +112,8 @@ impl PostgresStore {
     /// everybody behind it. What was added by then stays.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the lock was not to be had: try again.
+    /// [`StoreError::Unavailable`] when the lock was not to be had: try again. [`StoreError::ReadOnly`]
+    /// when something is missing or of another version, and the role may not change it.
     pub async fn extend_schema(self) -> Result<Self, StoreError> {
         let schema = schema::extend(&self.connections, self.patience, self.schema).await?;
         Ok(Self::on(self.connections, self.patience, schema))

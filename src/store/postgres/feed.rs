@@ -82,7 +82,8 @@ impl Subscription for PostgresSubscription {
     }
 
     async fn beat(&mut self) -> Result<(), StoreError> {
-        let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(&self.beat);
+        let notify =
+            sqlx::query("SELECT pg_catalog.pg_notify($1, $2)").bind(CHANNEL).bind(&self.beat);
         notify.execute(&mut self.listener).await.map_err(unavailable).map(drop)
     }
 }

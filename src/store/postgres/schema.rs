@@ -30,17 +30,12 @@ const CREATE: &str = "
     CREATE INDEX ix_api_keys_user_id ON api_keys (user_id, created_at);
 ";
 
-/// The parts of the extension, each by itself: a lock that one has to wait for holds up nobody on the
-/// other table. Every part can be run again.
-const EXTEND: [&str; 4] = [
-    CREATE_SECRETS,
-    "ALTER TABLE api_keys
+const ADD_DETAILS: &str = "
+    ALTER TABLE api_keys
         ADD COLUMN IF NOT EXISTS revoked_at timestamp,
         ADD COLUMN IF NOT EXISTS revoked_reason varchar,
-        ADD COLUMN IF NOT EXISTS hash_format varchar;",
-    REPORT_KEYS,
-    REPORT_OWNERS,
-];
+        ADD COLUMN IF NOT EXISTS hash_format varchar;
+";
 
 /// The channel that changes are reported on.
 pub(super) const CHANNEL: &str = "lexikon_auth";
@@ -48,20 +43,22 @@ pub(super) const CHANNEL: &str = "lexikon_auth";
 const TRIGGERS: i64 = 6;
 
 /// Reports changes of keys, whoever makes them. Not those of `last_used_at`, which the service writes
-/// with every request. A notification holds less than 8000 bytes.
+/// with every request. A notification holds less than 8000 bytes. What the function calls is looked for
+/// where nobody who writes a key can have put something else.
 const REPORT_KEYS: &str = "
-    CREATE OR REPLACE FUNCTION lexikon_auth_report_key() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE OR REPLACE FUNCTION lexikon_auth_report_key() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         IF TG_OP = 'TRUNCATE' THEN
-            PERFORM pg_notify('lexikon_auth', 'all');
+            PERFORM pg_catalog.pg_notify('lexikon_auth', 'all');
             RETURN NULL;
         END IF;
         IF TG_OP <> 'INSERT' THEN
-            PERFORM pg_notify('lexikon_auth',
+            PERFORM pg_catalog.pg_notify('lexikon_auth',
                 CASE WHEN octet_length(OLD.id::text) < 7900 THEN 'key:' || OLD.id ELSE 'all' END);
         END IF;
         IF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND OLD.key_hash IS DISTINCT FROM NEW.key_hash) THEN
-            PERFORM pg_notify('lexikon_auth', 'added');
+            PERFORM pg_catalog.pg_notify('lexikon_auth', 'added');
         END IF;
         RETURN NULL;
     END $$;
@@ -78,18 +75,19 @@ const REPORT_KEYS: &str = "
 
 /// Reports owners that are enabled, disabled, added or removed.
 const REPORT_OWNERS: &str = "
-    CREATE OR REPLACE FUNCTION lexikon_auth_report_owner() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE OR REPLACE FUNCTION lexikon_auth_report_owner() RETURNS trigger LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp AS $$
     BEGIN
         IF TG_OP = 'TRUNCATE' THEN
-            PERFORM pg_notify('lexikon_auth', 'all');
+            PERFORM pg_catalog.pg_notify('lexikon_auth', 'all');
             RETURN NULL;
         END IF;
         IF TG_OP <> 'INSERT' THEN
-            PERFORM pg_notify('lexikon_auth',
+            PERFORM pg_catalog.pg_notify('lexikon_auth',
                 CASE WHEN octet_length(OLD.id::text) < 7900 THEN 'owner:' || OLD.id ELSE 'all' END);
         END IF;
         IF TG_OP <> 'DELETE' THEN
-            PERFORM pg_notify('lexikon_auth',
+            PERFORM pg_catalog.pg_notify('lexikon_auth',
                 CASE WHEN octet_length(NEW.id::text) < 7900 THEN 'owner:' || NEW.id ELSE 'all' END);
         END IF;
         RETURN NULL;
@@ -145,10 +143,16 @@ pub(super) async fn extend(
     patience: Duration,
     schema: Schema,
 ) -> Result<Schema, StoreError> {
-    if limited(patience, is_extended(connections, schema)).await? {
-        return Ok(schema);
-    }
-    for part in EXTEND {
+    let reports = limited(patience, is_reporting(connections)).await?;
+    // Each part by itself: a lock that one has to wait for holds up nobody on the other table. Every part
+    // can be run again, but takes its lock each time.
+    let parts = [
+        (schema.has_secrets, CREATE_SECRETS),
+        (schema.has_details, ADD_DETAILS),
+        (reports, REPORT_KEYS),
+        (reports, REPORT_OWNERS),
+    ];
+    for (_, part) in parts.into_iter().filter(|(is_there, _)| !is_there) {
         limited(patience, async {
             let mut lease = connections.lease().await?;
             let mut transaction = lease.begin().await.map_err(unavailable)?;
@@ -166,20 +170,30 @@ pub(super) async fn extend(
     Ok(Schema { has_details: true, has_secrets: true, ..schema })
 }
 
-async fn is_extended(connections: &Connections, schema: Schema) -> Result<bool, StoreError> {
+/// Whether changes are reported, and in the way of this version.
+async fn is_reporting(connections: &Connections) -> Result<bool, StoreError> {
     let mut lease = connections.lease().await?;
-    let reports = reports_changes(&mut lease).await?;
+    let (_, current) = count_triggers(&mut lease).await?;
     lease.end();
-    Ok(reports && schema.has_details && schema.has_secrets)
+    Ok(current == TRIGGERS)
 }
 
-/// Whether all triggers that report changes are there, and enabled.
+/// Whether changes are reported, in the way of whichever version.
 pub(super) async fn reports_changes(connection: &mut PgConnection) -> Result<bool, StoreError> {
-    let query = sqlx::query_scalar::<_, i64>(
-        "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'lexikon\\_auth\\_%' AND tgenabled <> 'D' \
+    Ok(count_triggers(connection).await?.0 == TRIGGERS)
+}
+
+/// How many triggers that report changes are there and enabled, and how many of them call a function
+/// with the body that it has here.
+async fn count_triggers(connection: &mut PgConnection) -> Result<(i64, i64), StoreError> {
+    let bodies = [REPORT_KEYS, REPORT_OWNERS].map(|part| part.split("$$").nth(1));
+    let query = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE prosrc = ANY($1)) \
+         FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
+         WHERE tgname LIKE 'lexikon\\_auth\\_%' AND tgenabled IN ('O', 'A') \
          AND tgrelid IN (to_regclass('api_keys'), to_regclass('users'))",
     );
-    Ok(query.fetch_one(connection).await.map_err(unavailable)? == TRIGGERS)
+    query.bind(bodies.as_slice()).fetch_one(connection).await.map_err(unavailable)
 }
 
 async fn recognise(connection: &mut PgConnection) -> Result<Schema, StoreError> {
