@@ -113,6 +113,8 @@ impl Report {
 }
 
 async fn follow(store: &impl KeyLookup, feed: &impl ChangeFeed, report: &Report) {
+    // Nobody has listened so far, whatever a store beneath holds from another time.
+    store.observe(&FeedEvent::Lost).await;
     loop {
         let error = match timeout(PATIENCE, feed.subscribe()).await {
             Ok(Ok(mut subscription)) => {
