@@ -22,7 +22,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Follows a [`ChangeFeed`] on behalf of a store with caches, for as long as it is held.
 ///
 /// A feed that brings nothing back within 2 seconds, asked every second, counts as lost: it takes at
-/// most 3 seconds to notice.
+/// most 3 seconds to notice. Caches go by what the feed has brought back, not by the follower's word, so
+/// this holds also where its task has panicked, has lost its runtime, or is kept from running.
+///
+/// One follower for each store: of two, the loss of one feed would go unnoticed behind the other.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,7 +62,6 @@ impl Follower {
                 _ = stopped.changed() => {}
             }
             store.observe(&FeedEvent::Lost).await;
-            report.connected(false);
         });
         Self { connected, stop, task }
     }
@@ -112,6 +114,13 @@ impl Report {
     }
 }
 
+impl Drop for Report {
+    /// However the task ends, by a panic too.
+    fn drop(&mut self) {
+        self.connected(false);
+    }
+}
+
 async fn follow(store: &impl KeyLookup, feed: &impl ChangeFeed, report: &Report) {
     // Nobody has listened so far, whatever a store beneath holds from another time.
     store.observe(&FeedEvent::Lost).await;
@@ -137,11 +146,12 @@ async fn listen(
     subscription: &mut impl Subscription,
     report: &Report,
 ) -> StoreError {
-    store.observe(&FeedEvent::Connected).await;
-    report.connected(true);
-    info!("changes to keys are being reported");
     let mut asked = Instant::now();
     let mut answered = true;
+    store.observe(&FeedEvent::Connected).await;
+    store.observe(&alive(asked)).await;
+    report.connected(true);
+    info!("changes to keys are being reported");
     loop {
         let due = asked + if answered { HEARTBEAT } else { PATIENCE };
         // Looked at before every message, so that a feed that lags far behind counts as lost too.
@@ -161,9 +171,15 @@ async fn listen(
             Ok(Ok(Message::Beat)) => {
                 answered = true;
                 report.lag.record(asked.elapsed());
+                store.observe(&alive(asked)).await;
             }
             Ok(Ok(Message::Other)) | Err(_) => {}
             Ok(Err(error)) => return error,
         }
     }
+}
+
+/// What it means that the feed worked when it was asked: the next answer is here by then, or none comes.
+fn alive(asked: Instant) -> FeedEvent {
+    FeedEvent::Alive { until: (asked + HEARTBEAT + PATIENCE).into_std() }
 }

@@ -1,19 +1,30 @@
-//! The follower: what it tells a store first.
-#![cfg(feature = "tokio")]
+//! The follower: what it tells a store first, and what a cache does when it tells nothing any more.
+#![cfg(feature = "cache")]
+
+mod common;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
+use common::{UNTAGGED, candidates, legacy_hash, ready, record};
 use lexikon_auth::store::{ChangeFeed, FeedEvent, Message, Subscription};
-use lexikon_auth::{Candidates, Follower, KeyLookup, KeyRecord, MemoryStore, StoreError};
+use lexikon_auth::{
+    CacheOptions, CachedStore, Candidates, DynKeyStore, Follower, KeyLookup, KeyRecord, KeyStore,
+    MemoryStore, StoreError,
+};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-/// A feed without changes, whose beats come back.
-struct Quiet;
+/// A feed without changes, whose beats come back, or panic as they do.
+struct Quiet {
+    panics: bool,
+}
 
 struct Beats {
     sender: UnboundedSender<()>,
     receiver: UnboundedReceiver<()>,
+    panic: bool,
 }
 
 impl ChangeFeed for Quiet {
@@ -21,13 +32,14 @@ impl ChangeFeed for Quiet {
 
     async fn subscribe(&self) -> Result<Beats, StoreError> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        Ok(Beats { sender, receiver })
+        Ok(Beats { sender, receiver, panic: self.panics })
     }
 }
 
 impl Subscription for Beats {
     async fn receive(&mut self) -> Result<Message, StoreError> {
         self.receiver.recv().await.unwrap();
+        assert!(!self.panic, "as a client of a database may");
         Ok(Message::Beat)
     }
 
@@ -35,6 +47,82 @@ impl Subscription for Beats {
         self.sender.send(()).unwrap();
         Ok(())
     }
+}
+
+/// Where the follower of the tests below runs.
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Follows, has the `fault` happen, and checks that the cache does not believe its feed for ever.
+#[track_caller]
+fn assert_not_vouched_for(panics: bool, fault: impl FnOnce(Runtime) -> Option<Runtime>) {
+    let keys = common::store(&[record("key-1", legacy_hash(UNTAGGED))]);
+    let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
+    let cached = CachedStore::with_options(keys.clone(), options);
+    let is_revoked = || {
+        let found = ready(cached.find(&candidates(UNTAGGED)));
+        found.unwrap().unwrap().is_revoked()
+    };
+    let runtime = runtime();
+    let follower = runtime.block_on(async {
+        // A store that wraps another passes on all that it is told.
+        let follower = Follower::spawn(DynKeyStore::new(cached.clone()), Quiet { panics });
+        follower.connected().await;
+        follower
+    });
+    // Beats have been answered by then, more than one of them; or the task has panicked.
+    thread::sleep(Duration::from_millis(2500));
+    assert!(!is_revoked());
+    // Nobody reports it.
+    ready(keys.revoke(&"key-1".into(), SystemTime::now(), None)).unwrap();
+    let runtime = fault(runtime);
+    thread::sleep(Duration::from_millis(3100));
+    assert!(is_revoked(), "3 seconds after the latest beat nothing is vouched for");
+    let is_alive = runtime.is_some() && !panics;
+    assert_eq!(follower.is_connected(), is_alive);
+    runtime.into_iter().for_each(Runtime::shutdown_background);
+}
+
+#[test]
+fn a_cache_whose_follower_has_lost_its_runtime_trusts_nothing_old() {
+    assert_not_vouched_for(false, |runtime| {
+        runtime.shutdown_background();
+        None
+    });
+}
+
+#[test]
+fn a_cache_whose_follower_has_panicked_trusts_nothing_old() {
+    assert_not_vouched_for(true, Some);
+}
+
+/// As in a process that was stopped and goes on.
+#[test]
+fn a_cache_whose_follower_does_not_get_to_run_trusts_nothing_old() {
+    assert_not_vouched_for(false, |runtime| {
+        runtime.spawn(async { thread::sleep(Duration::from_secs(6)) });
+        Some(runtime)
+    });
+}
+
+#[test]
+fn a_cache_whose_follower_runs_keeps_what_it_has() {
+    let keys = common::store(&[record("key-1", legacy_hash(UNTAGGED))]);
+    let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
+    let cached = CachedStore::with_options(keys, options);
+    let runtime = runtime();
+    let follower = runtime.block_on(async {
+        let follower = Follower::spawn(cached.clone(), Quiet { panics: false });
+        follower.connected().await;
+        follower
+    });
+    for _ in 0..50 {
+        ready(cached.find(&candidates(UNTAGGED))).unwrap();
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(cached.loads(), 1, "each beat extends the trust");
+    runtime.block_on(follower.shutdown());
 }
 
 /// A feed that cannot be reached.
@@ -74,7 +162,7 @@ async fn until_the_feed_is_reached_it_counts_as_lost() {
     follower.shutdown().await;
 
     let told = Told::default();
-    let follower = Follower::spawn(told.clone(), Quiet);
+    let follower = Follower::spawn(told.clone(), Quiet { panics: false });
     follower.connected().await;
     assert_eq!(told.events.lock().unwrap()[..2], [FeedEvent::Lost, FeedEvent::Connected]);
 }

@@ -64,8 +64,9 @@ impl CacheOptions {
         Self { max_age, ..self }
     }
 
-    /// How long an answer is used while no follower is connected, or none was ever started: how late
-    /// a change made elsewhere may be noticed. Default 5 seconds.
+    /// How long an answer is used while no follower is connected, or none was ever started, or its
+    /// latest sign of life is too old: how late a change made elsewhere may be noticed. Default 5
+    /// seconds.
     pub fn max_age_unfollowed(self, max_age_unfollowed: Duration) -> Self {
         Self { max_age_unfollowed, ..self }
     }
@@ -162,6 +163,7 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
         self.store.observe(event).await;
         match event {
             FeedEvent::Connected => self.cache.vouch_from(self.cache.now()),
+            FeedEvent::Alive { until } => self.cache.vouch_until(*until),
             FeedEvent::Changed(change) => self.cache.invalidate(change.clone()),
             FeedEvent::Lost => self.cache.vouch_from(NEVER),
         }

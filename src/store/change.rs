@@ -1,6 +1,7 @@
 //! Changes to keys, and the feeds that report those made elsewhere.
 
 use std::future::Future;
+use std::time::Instant;
 
 use crate::error::StoreError;
 use crate::record::{KeyId, OwnerId};
@@ -44,11 +45,18 @@ impl Change {
 
 /// What a follower tells a store of its feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FeedEvent {
-    /// From now on every change is reported.
+    /// From now on every change is reported, as far as [`Alive`](Self::Alive) vouches for it.
     Connected,
     /// A change.
     Changed(Change),
+    /// The feed works, and from `until` on it counts as lost unless another event of this kind has come
+    /// by then: whoever would report the loss may be gone, or kept from running.
+    Alive {
+        /// The end of what this sign of life vouches for.
+        until: Instant,
+    },
     /// Changes may have gone unreported since the last event, and may from now on.
     Lost,
 }

@@ -146,6 +146,7 @@ impl<S: KeyLookup> KeyLookup for RedisStore<S> {
     async fn observe(&self, event: &FeedEvent) {
         self.store.observe(event).await;
         match event {
+            FeedEvent::Alive { .. } => {}
             FeedEvent::Lost => self.tier.link.set_unfollowed(true),
             FeedEvent::Changed(change) => self.tier.link.remember(change, false).await,
             FeedEvent::Connected => {

@@ -41,8 +41,10 @@ pub(super) struct Copies {
     start: Instant,
     known: Cache<KeyHash, Kept, Weight, DefaultHashBuilder, Evicted>,
     unknown: Cache<KeyHash, Age, Weight, DefaultHashBuilder, Evicted>,
-    /// Answers read since then are good until a change is reported.
+    /// Answers read since then are good until a change is reported,
     vouched_since: AtomicU64,
+    /// and no later than this: by then there may be nobody left to report one.
+    vouched_until: AtomicU64,
     ledger: Mutex<Ledger>,
     pub(super) flights: Mutex<HashMap<KeyHash, Flight>>,
     pub(super) counters: Counters,
@@ -88,6 +90,7 @@ impl Copies {
             known,
             unknown,
             vouched_since: AtomicU64::new(NEVER),
+            vouched_until: AtomicU64::new(0),
             ledger: Mutex::default(),
             flights: Mutex::default(),
             counters: Counters::new(),
@@ -124,11 +127,12 @@ impl Copies {
     }
 
     fn is_good(&self, age: Age, now: Nanoseconds) -> bool {
-        let unfollowed = age.read_at.saturating_add(nanoseconds(self.options.max_age_unfollowed));
-        match self.vouched_since.load(Ordering::Acquire) {
-            NEVER => now < age.until.min(unfollowed),
-            since => age.read_at >= since && now < age.until,
+        let since = self.vouched_since.load(Ordering::Acquire);
+        if since != NEVER && now < self.vouched_until.load(Ordering::Acquire) {
+            return age.read_at >= since && now < age.until;
         }
+        let unfollowed = age.read_at.saturating_add(nanoseconds(self.options.max_age_unfollowed));
+        now < age.until.min(unfollowed)
     }
 
     /// Bytes that the records take, as the bound counts them.
@@ -153,6 +157,11 @@ impl Copies {
 
     pub(super) fn vouch_from(&self, time: Nanoseconds) {
         self.vouched_since.store(time, Ordering::Release);
+    }
+
+    pub(super) fn vouch_until(&self, time: std::time::Instant) {
+        let until = Instant::from_std(time).saturating_duration_since(self.start);
+        self.vouched_until.store(nanoseconds(until), Ordering::Release);
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
