@@ -39,6 +39,15 @@ impl KeyId {
         fill_random(&mut bytes)?;
         Ok(Self(Repr::Uuid(uuid::Builder::from_random_bytes(bytes).into_uuid())))
     }
+
+    /// Bytes that are allocated for the id.
+    #[cfg(feature = "cache")]
+    pub(crate) fn allocated(&self) -> usize {
+        match &self.0 {
+            Repr::Uuid(_) => 0,
+            Repr::Text(text) => text.len(),
+        }
+    }
 }
 
 /// The order of the texts, as a database sorts them.

@@ -354,3 +354,13 @@ async fn the_number_of_entries_is_bounded_too() {
     }
     assert!((1900..1990).contains(&store.reads()), "about 100 of them are kept: {}", store.reads());
 }
+
+#[tokio::test]
+async fn long_ids_count() {
+    let bytes = async |id: &str| {
+        let cached = CachedStore::new(common::store(&[record(id, row(1).hash)]));
+        cached.find(&candidates(&key(1))).await.unwrap();
+        cached.bytes()
+    };
+    assert_eq!(bytes(&"x".repeat(1024)).await, bytes("x").await + 1023);
+}

@@ -294,7 +294,10 @@ impl Weighter<KeyHash, Kept> for Weight {
         let reason = record.revocation.as_ref().map_or(0, |revocation| {
             size_of_val(&**revocation) + revocation.reason.as_ref().map_or(0, |text| text.len())
         });
-        let texts = record.name.len() + record.owner.as_str().len() + record.scopes.as_str().len();
+        let texts = record.id.allocated()
+            + record.name.len()
+            + record.owner.as_str().len()
+            + record.scopes.as_str().len();
         let bytes = TABLES + (size_of::<KeyRecord>() + texts + reason) as u64 + 6 * ALLOCATION;
         bytes.max(self.least)
     }
