@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use common::{SECRETS, candidates, hmac_hash, legacy_hash, one_secret, record};
 use gated::Gated;
-use lexikon_auth::store::{ChangeFeed, Message, Subscription};
+use lexikon_auth::store::{ChangeFeed, HashChange, Message, Subscription};
 use lexikon_auth::{
     CacheOptions, CachedStore, Change, Follower, KeyLookup, KeyRecord, KeyStore, Refusal,
     StoreError, VerifiedKey, Verifier, VerifyError,
@@ -353,6 +353,17 @@ async fn the_number_of_entries_is_bounded_too() {
         cached.find(&candidates(&key(number))).await.unwrap();
     }
     assert!((1900..1990).contains(&store.reads()), "about 100 of them are kept: {}", store.reads());
+}
+
+#[tokio::test]
+async fn a_hash_that_a_row_is_given_is_no_longer_unknown() {
+    let keys = common::store(&[row(1)]);
+    let cached = CachedStore::new(keys);
+    assert_eq!(cached.find(&candidates(&key(2))).await.unwrap(), None);
+    let (id, expected, replacement) = ("key-1".into(), row(1).hash, row(2).hash);
+    let change = HashChange { id, expected, replacement };
+    assert!(cached.replace_hash(&change).await.unwrap());
+    assert!(cached.find(&candidates(&key(2))).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -225,7 +225,8 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
     }
 
     async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let _after = self.cache.invalidate_after(vec![Change::Key(change.id.clone())]);
+        let changes = vec![Change::Key(change.id.clone()), Change::Added];
+        let _after = self.cache.invalidate_after(changes);
         self.store.replace_hash(change).await
     }
 
