@@ -80,6 +80,9 @@ impl CacheOptions {
 ///   returned. Changes made elsewhere arrive through a [`Follower`](crate::Follower); without one,
 ///   after [`max_age_unfollowed`](CacheOptions::max_age_unfollowed).
 /// - An answer that was on its way while its key or owner changed is not kept.
+/// - A key that is added has unknown keys and legacy ones looked up again, since a row for another of
+///   their candidates may be there now. That is a matter of load: the more often keys are issued, the
+///   less is a cache of legacy keys worth.
 /// - Errors are not cached.
 ///
 /// ```
