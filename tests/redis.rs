@@ -8,7 +8,7 @@ mod gated;
 mod server;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{SECRETS, candidates, legacy_hash, one_secret, record, ring};
 use gated::Gated;
@@ -105,6 +105,16 @@ async fn an_entry_that_was_tampered_with_is_a_miss_and_counted() {
         let stored: Vec<u8> = scene.redis.get(&name).unwrap();
         assert_ne!(&stored, bytes, "replaced by a good one");
     }
+    // Of another deployment with the same secret, on the same server.
+    let elsewhere = Scene::new().await;
+    let there = elsewhere.other(&one_secret(), scene.beneath.clone()).await;
+    there.find(&key).await.unwrap();
+    let moved: Vec<u8> =
+        scene.redis.get(self::name(&elsewhere.prefix, &key.as_slice()[0])).unwrap();
+    let () = scene.redis.set(&name, moved).unwrap();
+    let before = scene.store.counts();
+    assert!(scene.store.find(&key).await.unwrap().is_some());
+    assert_eq!(scene.store.counts().rejected, before.rejected + 1);
     // Of another kind altogether.
     let () = scene.redis.del(&name).unwrap();
     let () = scene.redis.lpush(&name, &good).unwrap();
@@ -315,4 +325,35 @@ async fn while_a_feed_is_lost_redis_is_not_read_and_afterwards_not_believed() {
     scene.store.observe(&FeedEvent::Changed(Change::Key("key-1".into()))).await;
     scene.store.find(&key).await.unwrap();
     assert_eq!(scene.beneath.reads(), 4);
+}
+
+#[tokio::test]
+async fn the_names_of_changes_are_bounded_in_number() {
+    let mut scene = Scene::new().await;
+    for number in 0..2000 {
+        let id = format!("{number} {}", "long".repeat(500));
+        scene.store.observe(&FeedEvent::Changed(Change::Key((&*id).into()))).await;
+        scene.store.observe(&FeedEvent::Changed(Change::Owner((&*id).into()))).await;
+    }
+    let names: Vec<String> = scene.redis.keys(format!("{}auth:changed:*", scene.prefix)).unwrap();
+    assert!(names.len() > 1000);
+    for name in names {
+        let number = name.rsplit(':').next().unwrap();
+        assert!(number.len() == 4 && u16::from_str_radix(number, 16).is_ok(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_feed_that_gave_no_sign_of_life_in_time_counts_as_lost() {
+    let scene = Scene::new().await;
+    assert!(scene.store.is_used(), "nobody follows a feed");
+    scene.store.observe(&FeedEvent::Connected).await;
+    let alive = async |until| scene.store.observe(&FeedEvent::Alive { until }).await;
+    alive(Instant::now() + Duration::from_secs(600)).await;
+    assert!(scene.store.is_used());
+    alive(Instant::now()).await;
+    sleep(Duration::from_millis(1)).await;
+    assert!(!scene.store.is_used());
+    alive(Instant::now() + Duration::from_secs(600)).await;
+    assert!(scene.store.is_used());
 }

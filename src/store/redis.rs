@@ -30,15 +30,23 @@ use crate::secret::{SecretRing, ServerSecret};
 /// secret. Clones share its connection. Put a [`CachedStore`](crate::CachedStore) on top.
 ///
 /// - Whoever can write to Redis can neither make keys nor change them: every entry carries a MAC under
-///   a subkey of the server secret, over the hash that it is stored under. They can put back an entry
+///   a subkey of the server secret, over the name that it is stored under. They can put back an entry
 ///   that was there before, for as long as its life lasts.
-/// - Every change is remembered with the time of the Redis server, and an entry counts only if the read
-///   that filled it began after the latest change of its key and owner. A slow read brings nothing
-///   back.
+/// - Every change is remembered with the time of the Redis server, before and after it is made, and an
+///   entry counts only if the read that filled it began after the latest change of its key and owner. A
+///   slow read brings nothing back.
+/// - An entry counts in the run of the server alone that it was written in: one that crashed, or a
+///   replica in its place, may have lost changes.
 /// - Redis that is down, slow or out of memory never fails a verification. After the first fault it is
 ///   bypassed, and tried again every second in the background. A change that it could not be told makes
 ///   it forget everything first.
 /// - Unknown keys are not stored: garbage does not reach Redis.
+///
+/// What remains: an instance that dies, or loses Redis, right after a write and before it could remember
+/// it leaves what others read during that write good for up to a second, or for the life of the entry
+/// where it never comes back and no follower reports the change. A clock of the server that is set back
+/// makes changes look older than entries for as long; a proxy that changes the server behind an open
+/// connection hides that it is another.
 ///
 /// The memory policy of the server should be `noeviction` or `volatile-ttl`: entries have shorter lives
 /// than the times of changes, and so go first.
@@ -133,10 +141,10 @@ impl<S: KeyLookup> KeyLookup for RedisStore<S> {
         match self.tier.fetch(candidates).await {
             Fetched::Found(record) => Ok(Some(record)),
             Fetched::Bypassed => self.store.find(candidates).await,
-            Fetched::Missing(read_at) => {
+            Fetched::Missing(missing) => {
                 let found = self.store.find(candidates).await?;
                 if let Some(record) = &found {
-                    self.tier.fill(record, read_at).await;
+                    self.tier.fill(record, missing).await;
                 }
                 Ok(found)
             }
@@ -146,7 +154,7 @@ impl<S: KeyLookup> KeyLookup for RedisStore<S> {
     async fn observe(&self, event: &FeedEvent) {
         self.store.observe(event).await;
         match event {
-            FeedEvent::Alive { .. } => {}
+            FeedEvent::Alive { until } => self.tier.link.vouch_until(*until),
             FeedEvent::Lost => self.tier.link.set_unfollowed(true),
             FeedEvent::Changed(change) => self.tier.link.remember(change, false).await,
             FeedEvent::Connected => {
@@ -160,7 +168,7 @@ impl<S: KeyLookup> KeyLookup for RedisStore<S> {
 
 impl<S: KeyStore> KeyStore for RedisStore<S> {
     async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        let after = self.tier.remember_after(vec![Change::Added]);
+        let after = self.tier.remember_around(vec![Change::Added]).await;
         let done = self.store.insert(record).await;
         after.finish().await;
         done
@@ -175,7 +183,7 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
     }
 
     async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
-        let after = self.tier.remember_after(vec![Change::Key(id.clone())]);
+        let after = self.tier.remember_around(vec![Change::Key(id.clone())]).await;
         let done = self.store.update(id, update).await;
         after.finish().await;
         done
@@ -187,7 +195,7 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
         at: SystemTime,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
-        let after = self.tier.remember_after(vec![Change::Key(id.clone())]);
+        let after = self.tier.remember_around(vec![Change::Key(id.clone())]).await;
         let done = self.store.revoke(id, at, reason).await;
         after.finish().await;
         done
@@ -200,7 +208,8 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
-        let after = self.tier.remember_after(vec![Change::Key(old.id.clone()), Change::Added]);
+        let after =
+            self.tier.remember_around(vec![Change::Key(old.id.clone()), Change::Added]).await;
         let done = self.store.rotate(old, now, old_expires_at, successor).await;
         after.finish().await;
         done
@@ -222,7 +231,8 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
     }
 
     async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let after = self.tier.remember_after(vec![Change::Key(change.id.clone())]);
+        let changes = vec![Change::Key(change.id.clone()), Change::Added];
+        let after = self.tier.remember_around(changes).await;
         let done = self.store.replace_hash(change).await;
         after.finish().await;
         done

@@ -1,4 +1,4 @@
-//! A record as it stands in Redis: bytes, and a MAC over them and the hash that they are stored under.
+//! A record as it stands in Redis: bytes, and a MAC over them and the name that they are stored under.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,48 +9,71 @@ use crate::hmac::{Blocks, DIGEST, HmacKey, Message};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 
 /// The layout. An entry of another one is not read.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Microseconds since 1970, by the clock of the Redis server.
 pub(super) type ServerTime = u64;
+
+/// One life of a server, from its start to its end.
+pub(super) type Run = u64;
+
+/// What the name of an entry is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Name<'a> {
+    pub(super) prefix: &'a str,
+    pub(super) hash: &'a KeyHash,
+}
+
+impl Name<'_> {
+    /// What is signed before the bytes of the entry.
+    fn signed(self) -> Vec<u8> {
+        let mut bytes = self.hash.as_bytes().to_vec();
+        write_text(self.prefix, &mut bytes);
+        bytes
+    }
+}
 
 /// A record, and for how long it is good.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) record: KeyRecord,
+    /// The run of the server that it was written in. Another one may remember no change of this one.
+    pub(super) run: Run,
     /// When the read that found the record began.
     pub(super) read_at: ServerTime,
     pub(super) valid_until: ServerTime,
 }
 
 impl Entry {
-    pub(super) fn encode(&self, key: &HmacKey) -> Vec<u8> {
-        let mut bytes = self.record.hash.as_bytes().to_vec();
+    pub(super) fn encode(&self, prefix: &str, key: &HmacKey) -> Vec<u8> {
+        let mut bytes = Name { prefix, hash: &self.record.hash }.signed();
+        let start = bytes.len();
         write(self, &mut bytes);
         let mac = key.authenticate(&Message::new(&bytes, &mut Blocks::empty()));
-        bytes.drain(..DIGEST);
+        bytes.drain(..start);
         bytes.extend(mac);
         bytes
     }
 
-    /// `None` for anything that no instance with one of the keys wrote for this very hash.
+    /// `None` for anything that no instance with one of the keys wrote under this very name.
     pub(super) fn decode<'k>(
         bytes: &[u8],
-        hash: &KeyHash,
+        name: Name<'_>,
         keys: impl IntoIterator<Item = &'k HmacKey>,
     ) -> Option<Self> {
         let (body, mac) = bytes.split_last_chunk::<DIGEST>()?;
-        let signed = [hash.as_bytes(), body].concat();
+        let signed = [&*name.signed(), body].concat();
         let mut blocks = Blocks::empty();
         let signed = Message::new(&signed, &mut blocks);
         let is_of = |key: &HmacKey| key.authenticate(&signed).ct_eq(mac).into();
-        keys.into_iter().any(is_of).then(|| read(*hash, body))?
+        keys.into_iter().any(is_of).then(|| read(*name.hash, body))?
     }
 }
 
 fn write(entry: &Entry, bytes: &mut Vec<u8>) {
     let record = &entry.record;
     bytes.push(VERSION);
+    bytes.extend(entry.run.to_le_bytes());
     bytes.extend(entry.read_at.to_le_bytes());
     bytes.extend(entry.valid_until.to_le_bytes());
     bytes.push(u8::from(record.owner_active));
@@ -97,7 +120,7 @@ fn read(hash: KeyHash, bytes: &[u8]) -> Option<Entry> {
     if rest.byte()? != VERSION {
         return None;
     }
-    let (read_at, valid_until) = (rest.number()?, rest.number()?);
+    let (run, read_at, valid_until) = (rest.number()?, rest.number()?, rest.number()?);
     let owner_active = rest.flag()?;
     let format = match rest.byte()? {
         0 => None,
@@ -127,7 +150,7 @@ fn read(hash: KeyHash, bytes: &[u8]) -> Option<Entry> {
         let reason = has_reason.then(|| reason.into());
         record.revocation = Some(Box::new(Revocation { at, reason }));
     }
-    rest.0.is_empty().then_some(Entry { record, read_at, valid_until })
+    rest.0.is_empty().then_some(Entry { record, run, read_at, valid_until })
 }
 
 struct Rest<'a>(&'a [u8]);
@@ -203,7 +226,7 @@ mod tests {
             (owner_active, format) in (any::<bool>(), format()),
             (created_at, expires_at, last_used_at) in (of(time()), of(time()), of(time())),
             revocation in of((of(time()), of(".*"))),
-            (read_at, valid_until) in any::<(u64, u64)>(),
+            (run, read_at, valid_until) in any::<(u64, u64, u64)>(),
         ) -> Entry {
             let hash = KeyHash::from_bytes(hash);
             let mut record = KeyRecord::new((&*id).into(), (&*owner).into(), hash);
@@ -214,8 +237,14 @@ mod tests {
             record.revocation = revocation.map(|(at, reason)| {
                 Box::new(Revocation { at, reason: reason.map(Into::into) })
             });
-            Entry { record, read_at, valid_until }
+            Entry { record, run, read_at, valid_until }
         }
+    }
+
+    const PREFIX: &str = "lexikon:";
+
+    fn name(hash: &KeyHash) -> Name<'_> {
+        Name { prefix: PREFIX, hash }
     }
 
     fn keys() -> [HmacKey; 2] {
@@ -226,22 +255,27 @@ mod tests {
         #[test]
         fn an_entry_is_read_as_it_was_written(entry in entry()) {
             for key in &keys() {
-                let bytes = entry.encode(key);
-                prop_assert_eq!(Entry::decode(&bytes, &entry.record.hash, &keys()), Some(entry.clone()));
+                let bytes = entry.encode(PREFIX, key);
+                let name = name(&entry.record.hash);
+                prop_assert_eq!(Entry::decode(&bytes, name, &keys()), Some(entry.clone()));
             }
         }
 
         #[test]
         fn nothing_else_is_read(entry in entry(), at: usize, change in 1..=255u8, other: [u8; DIGEST]) {
             let [key, stranger] = keys();
-            let (hash, mut bytes) = (entry.record.hash, entry.encode(&key));
-            prop_assert_eq!(Entry::decode(&bytes, &hash, [&stranger]), None, "another secret's");
-            prop_assert_eq!(Entry::decode(&bytes, &KeyHash::from_bytes(other), [&key]), None, "moved");
+            let mut bytes = entry.encode(PREFIX, &key);
+            let own = name(&entry.record.hash);
+            prop_assert_eq!(Entry::decode(&bytes, own, [&stranger]), None, "another secret's");
+            let other = KeyHash::from_bytes(other);
+            prop_assert_eq!(Entry::decode(&bytes, name(&other), [&key]), None, "moved");
+            let elsewhere = Name { prefix: "lexikon", ..own };
+            prop_assert_eq!(Entry::decode(&bytes, elsewhere, [&key]), None, "of another prefix");
             let at = at % bytes.len();
-            prop_assert_eq!(Entry::decode(&bytes[..at], &hash, [&key]), None, "truncated");
-            prop_assert_eq!(Entry::decode(&bytes[at + 1..], &hash, [&key]), None, "truncated");
+            prop_assert_eq!(Entry::decode(&bytes[..at], own, [&key]), None, "truncated");
+            prop_assert_eq!(Entry::decode(&bytes[at + 1..], own, [&key]), None, "truncated");
             bytes[at] ^= change;
-            prop_assert_eq!(Entry::decode(&bytes, &hash, [&key]), None, "altered");
+            prop_assert_eq!(Entry::decode(&bytes, own, [&key]), None, "altered");
         }
 
         #[test]
@@ -254,15 +288,18 @@ mod tests {
     fn an_entry_of_another_version_is_not_read() {
         let entry = Entry {
             record: KeyRecord::new("id".into(), "owner".into(), KeyHash::from_bytes([7; DIGEST])),
+            run: 0,
             read_at: 1,
             valid_until: 2,
         };
         let [key, _] = keys();
-        let mut bytes = entry.record.hash.as_bytes().to_vec();
+        let name = name(&entry.record.hash);
+        let mut bytes = name.signed();
+        let start = bytes.len();
         write(&entry, &mut bytes);
-        bytes[DIGEST] = VERSION + 1;
+        bytes[start] = VERSION + 1;
         let mac = key.authenticate(&Message::new(&bytes, &mut Blocks::empty()));
         bytes.extend(mac);
-        assert_eq!(Entry::decode(&bytes[DIGEST..], &entry.record.hash, [&key]), None);
+        assert_eq!(Entry::decode(&bytes[start..], name, [&key]), None);
     }
 }

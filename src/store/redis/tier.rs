@@ -1,16 +1,17 @@
 //! What is asked of Redis, and what is written there.
 
+use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, ErrorKind, RedisError, RedisResult, Value};
 use tracing::debug;
 
 use super::counts::Counters;
-use super::entry::{Entry, ServerTime};
+use super::entry::{Entry, Name, Run, ServerTime};
 use super::feed::unavailable;
-use super::link::{Link, Unfinished};
+use super::link::{Connected, Link, Unfinished};
 use super::options::RedisOptions;
 use crate::error::StoreError;
 use crate::hash::{Candidates, KeyHash};
@@ -34,25 +35,37 @@ pub(super) struct Tier {
 /// What Redis has to say to a question.
 pub(super) enum Fetched {
     Found(Arc<KeyRecord>),
-    /// Nothing; a read that begins now begins at this time.
-    Missing(ServerTime),
+    Missing(Missing),
     Bypassed,
+}
+
+/// Nothing that counts.
+pub(super) struct Missing {
+    /// When a read began that begins now, and in which run of the server: another one may not remember
+    /// what is changed meanwhile.
+    read_at: ServerTime,
+    run: Run,
+    /// How long Redis may be waited for until this look-up has its answer.
+    left: Duration,
 }
 
 impl Tier {
     pub(super) async fn fetch(&self, candidates: &Candidates) -> Fetched {
-        let Some(mut connection) = self.link.trusted() else {
+        let Some(mut connected) = self.link.trusted() else {
             self.counters.bypassed.add(1);
             return Fetched::Bypassed;
         };
-        match self.ask(&mut connection, candidates).await {
+        let started = Instant::now();
+        let limit = self.options.timeout;
+        match in_time(limit, self.ask(&mut connected, candidates)).await {
             Ok(Ok(record)) => {
                 self.counters.hits.add(1);
                 Fetched::Found(record)
             }
-            Ok(Err(now)) => {
+            Ok(Err(read_at)) => {
                 self.counters.misses.add(1);
-                Fetched::Missing(now)
+                let left = limit.saturating_sub(started.elapsed());
+                Fetched::Missing(Missing { read_at, run: connected.run, left })
             }
             Err(error) => {
                 self.counters.bypassed.add(1);
@@ -65,7 +78,7 @@ impl Tier {
     /// The record, or the time of the server when there is none that counts.
     async fn ask(
         &self,
-        connection: &mut MultiplexedConnection,
+        Connected { connection, run }: &mut Connected,
         candidates: &Candidates,
     ) -> RedisResult<Result<Arc<KeyRecord>, ServerTime>> {
         let hashes = candidates.as_slice();
@@ -88,18 +101,28 @@ impl Tier {
         }
 
         let record = entry.record;
-        let mut marks = redis::cmd("MGET");
-        marks.arg(self.options.mark(&Change::All));
-        marks.arg(self.options.mark(&Change::Key(record.id.clone())));
-        marks.arg(self.options.mark(&Change::Owner(record.owner.clone())));
-        if candidate > 0 {
+        let changes = [
+            Some(Change::All),
+            Some(Change::Key(record.id.clone())),
+            Some(Change::Owner(record.owner.clone())),
             // A row that was added since might be preferred to this one.
-            marks.arg(self.options.mark(&Change::Added));
+            (candidate > 0).then_some(Change::Added),
+        ];
+        let mut pipe = redis::pipe();
+        pipe.ignore_errors();
+        for change in changes.iter().flatten() {
+            // A mark is a number of 16 digits; what is longer is none, and need not be read.
+            pipe.cmd("GETRANGE").arg(self.options.mark(change)).arg(0).arg(20);
         }
-        let marks = marks.query_async::<Vec<Option<String>>>(connection).await?;
+        let marks = pipe.query_async::<Vec<RedisResult<Value>>>(connection).await?;
         // A mark that is no number says nothing: the entry does not count.
-        let is_older = |mark: &String| mark.parse().is_ok_and(|mark: u64| mark < entry.read_at);
-        if !marks.iter().flatten().all(is_older) {
+        let is_older = |mark: RedisResult<Value>| {
+            let mark = mark.and_then(|mark| Ok(redis::from_redis_value::<String>(mark)?));
+            mark.is_ok_and(|mark| {
+                mark.is_empty() || mark.parse().is_ok_and(|mark: u64| mark < entry.read_at)
+            })
+        };
+        if entry.run != *run || !marks.into_iter().all(is_older) {
             self.counters.stale.add(1);
             return Ok(Err(now));
         }
@@ -116,7 +139,8 @@ impl Tier {
         if bytes.as_ref().is_ok_and(Vec::is_empty) {
             return None;
         }
-        let entry = bytes.ok().and_then(|bytes| Entry::decode(&bytes, hash, &self.keys));
+        let name = Name { prefix: &self.options.prefix, hash };
+        let entry = bytes.ok().and_then(|bytes| Entry::decode(&bytes, name, &self.keys));
         if entry.is_none() {
             self.counters.rejected.add(1);
             security::entry_tampered();
@@ -124,12 +148,15 @@ impl Tier {
         entry
     }
 
-    pub(super) async fn fill(&self, record: &KeyRecord, read_at: ServerTime) {
-        let Some(mut connection) = self.link.trusted() else { return };
+    pub(super) async fn fill(&self, record: &KeyRecord, missing: Missing) {
+        let Missing { read_at, run, left: limit } = missing;
+        let connected = self.link.trusted().filter(|connected| connected.run == run);
+        let Some(Connected { mut connection, .. }) = connected else { return };
         let left = record.expires_at.and_then(|date| date.duration_since(SystemTime::now()).ok());
         let ttl = self.options.ttl.min(left.unwrap_or(Duration::MAX));
         let valid_until = read_at.saturating_add(ttl.as_micros() as u64);
-        let entry = Entry { record: record.clone(), read_at, valid_until }.encode(&self.keys[0]);
+        let entry = Entry { record: record.clone(), run, read_at, valid_until };
+        let entry = entry.encode(&self.options.prefix, &self.keys[0]);
         if entry.len() > self.options.max_value_bytes {
             self.counters.oversized.add(1);
             return;
@@ -137,7 +164,7 @@ impl Tier {
         let mut set = redis::cmd("SET");
         set.arg(self.options.entry(&record.hash)).arg(entry);
         set.arg("PX").arg((ttl.as_millis() as u64).max(1));
-        if let Err(error) = set.exec_async(&mut connection).await {
+        if let Err(error) = in_time(limit, set.exec_async(&mut connection)).await {
             self.counters.unwritten.add(1);
             match error.kind() {
                 // Full memory, for instance: reading goes on.
@@ -152,7 +179,7 @@ impl Tier {
     /// Removes the entries of an owner, or all.
     pub(super) async fn clear(&self, owner: Option<&OwnerId>) -> Result<u64, StoreError> {
         let down = || StoreError::Unavailable("Redis is bypassed after a fault".into());
-        let mut connection = self.link.trusted().ok_or_else(down)?;
+        let Connected { mut connection, .. } = self.link.trusted().ok_or_else(down)?;
         let pattern = self.options.pattern();
         let (mut cursor, mut removed) = (0_u64, 0);
         loop {
@@ -204,6 +231,16 @@ impl Tier {
         Ok(answers.filter(is_of).map(|(name, _)| name.clone()).collect())
     }
 
+    /// Remembers changes before a write, and again when it is [finished](After::finish): an instance that
+    /// dies in between leaves no entry in trust that was read before the write began.
+    pub(super) async fn remember_around(&self, changes: Vec<Change>) -> After<'_> {
+        let after = self.remember_after(changes);
+        for change in &after.changes {
+            self.link.remember(change, false).await;
+        }
+        after
+    }
+
     /// Remembers changes when it is [finished](After::finish): after a write, whether it succeeded or
     /// failed with the outcome unknown.
     pub(super) fn remember_after(&self, changes: Vec<Change>) -> After<'_> {
@@ -225,6 +262,16 @@ impl After<'_> {
         }
         std::mem::forget(self.unfinished);
     }
+}
+
+/// The answer of Redis, if it comes in time: each command of a look-up has the link's limit, and all
+/// together have no more.
+async fn in_time<T>(
+    limit: Duration,
+    answer: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    let late = |_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(late)
 }
 
 fn incomplete() -> RedisError {
