@@ -123,7 +123,7 @@ async fn load(
     time: Duration,
 ) -> Result<Load, Failure> {
     let secret =
-        [("API_KEY_SECRET", SECRETS[0]), ("FIRST_KEY_FOR", "user-0"), ("RUST_LOG", "error")];
+        [("API_KEY_SECRET", SECRETS[0]), ("FIRST_KEY_FOR", "operator"), ("RUST_LOG", "error")];
     let proxies = [("TRUSTED_PROXIES", "127.0.0.0/8")];
     let service = Service::start(&[&secret, &proxies[..], variables].concat())?;
     service.write_entry().await?;
