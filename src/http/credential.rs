@@ -1,6 +1,6 @@
 //! Where a request carries its key.
 
-use ::http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use ::http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue, OccupiedEntry};
 
 use crate::key::KEY_PREFIX;
 
@@ -77,75 +77,77 @@ impl Presented {
 }
 
 impl KeyHeaders {
-    /// Has no `Debug` of the request show what may be a key.
-    pub(crate) fn mark_sensitive(&self, headers: &mut HeaderMap) {
-        for name in self.names.iter().chain(self.bearer.then_some(&header::AUTHORIZATION)) {
-            if let Entry::Occupied(mut values) = headers.entry(name) {
-                values.iter_mut().for_each(|value| value.set_sensitive(true));
-            }
-        }
-    }
-
-    /// Finds the key.
-    pub(crate) fn find(&self, headers: &HeaderMap) -> Result<Credential, BadCredential> {
-        let mut found: Option<Presented> = None;
+    /// Takes the key out of the headers, or leaves it there where `keeps` says so. What stays of headers
+    /// that may hold a key is marked as sensitive, so that no `Debug` of the request shows it.
+    pub(crate) fn take(
+        &self,
+        headers: &mut HeaderMap,
+        keeps: bool,
+    ) -> Result<Credential, BadCredential> {
+        let mut found = Ok(None);
+        // To the end also after a problem: a request that needs no key passes with what is left.
         for name in &self.names {
-            let mut values = headers.get_all(name).iter();
-            let Some(value) = values.next() else { continue };
-            if values.next().is_some() {
-                return Err(BadCredential::Repeated);
-            }
-            let value = value.clone();
-            let presented = Presented { value, start: 0, in_authorization: false }.check()?;
-            match &found {
-                Some(other) if other.as_bytes() != presented.as_bytes() => {
-                    return Err(BadCredential::Different);
+            let Entry::Occupied(mut values) = headers.entry(name) else { continue };
+            mark_sensitive(&mut values);
+            let is_repeated = values.iter().nth(1).is_some();
+            let value = if keeps { values.get().clone() } else { values.remove() };
+            let presented = Presented { value, start: 0, in_authorization: false };
+            found = found.and_then(|found: Option<Presented>| {
+                let presented =
+                    if is_repeated { Err(BadCredential::Repeated) } else { presented.check() }?;
+                match found {
+                    Some(other) if other.as_bytes() != presented.as_bytes() => {
+                        Err(BadCredential::Different)
+                    }
+                    _ => Ok(Some(presented)),
                 }
-                _ => found = Some(presented),
-            }
+            });
         }
-        let authorization = if self.bearer { authorization(headers)? } else { Credential::Nothing };
-        match (found, authorization) {
-            (None, authorization) => Ok(authorization),
+        let bearer =
+            if self.bearer { take_bearer(headers, keeps) } else { Ok(Credential::Nothing) };
+        match (found?, bearer?) {
+            (None, bearer) => Ok(bearer),
             (Some(key), Credential::Key(bearer)) if key.as_bytes() != bearer.as_bytes() => {
                 Err(BadCredential::Different)
             }
             (Some(key), _) => Ok(Credential::Key(key)),
         }
     }
-
-    /// Takes away what held a key. Other schemes and tokens stay.
-    pub(crate) fn remove(&self, headers: &mut HeaderMap) {
-        for name in &self.names {
-            headers.remove(name);
-        }
-        if self.bearer && matches!(authorization(headers), Ok(Credential::Key(_))) {
-            headers.remove(header::AUTHORIZATION);
-        }
-    }
 }
 
-/// What `Authorization` holds.
-fn authorization(headers: &HeaderMap) -> Result<Credential, BadCredential> {
-    let mut found = Credential::Nothing;
-    let values = headers.get_all(header::AUTHORIZATION);
+fn mark_sensitive(values: &mut OccupiedEntry<'_, HeaderValue>) {
+    values.iter_mut().for_each(|value| value.set_sensitive(true));
+}
+
+/// What `Authorization` holds. Taken out only where it is a key: other schemes and tokens stay.
+fn take_bearer(headers: &mut HeaderMap, keeps: bool) -> Result<Credential, BadCredential> {
+    let Entry::Occupied(mut values) = headers.entry(header::AUTHORIZATION) else {
+        return Ok(Credential::Nothing);
+    };
+    mark_sensitive(&mut values);
+    let mut found = Credential::OtherScheme;
     for value in &values {
         found = match bearer_token(value) {
             None => Credential::OtherScheme,
             Some(start) => {
                 let presented = Presented { value: value.clone(), start, in_authorization: true };
                 if presented.as_bytes().starts_with(KEY_PREFIX.as_bytes()) {
-                    Credential::Key(presented.check()?)
+                    Credential::Key(presented)
                 } else {
                     Credential::OtherToken(presented)
                 }
             }
         };
-        if matches!(found, Credential::Key(_)) && values.iter().nth(1).is_some() {
-            return Err(BadCredential::Repeated);
+        if matches!(found, Credential::Key(_)) {
+            break;
         }
     }
-    Ok(found)
+    let Credential::Key(key) = found else { return Ok(found) };
+    let is_repeated = values.iter().nth(1).is_some();
+    if !keeps {
+        values.remove();
+    }
+    if is_repeated { Err(BadCredential::Repeated) } else { key.check().map(Credential::Key) }
 }
 
 /// Where the token begins, when the scheme is `Bearer`, in any case of letters (RFC 9110, section 11.1).

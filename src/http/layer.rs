@@ -9,7 +9,7 @@ use ::http::{Method, Request, Response};
 use bytes::Bytes;
 use tower_layer::Layer;
 
-use super::credential::{Credential, KeyHeaders, Presented};
+use super::credential::{BadCredential, Credential, KeyHeaders, Presented};
 use super::denial::{Answers, Denial};
 use super::notice::Notices;
 use super::service::{ApiKeyService, Verify};
@@ -223,11 +223,15 @@ impl Settings {
     }
 
     /// What is done with a request from this address.
-    pub(crate) fn admission<B>(&self, request: &Request<B>, address: Option<IpAddr>) -> Admission {
+    pub(crate) fn admission<B>(
+        &self,
+        request: &Request<B>,
+        credential: Result<Credential, BadCredential>,
+        address: Option<IpAddr>,
+    ) -> Admission {
         if self.passes_preflight && is_cors_preflight(request) {
             return Admission::Pass;
         }
-        let credential = self.headers.find(request.headers());
         let admission = match credential {
             Ok(Credential::Key(key)) => Admission::Verify(key),
             Ok(Credential::OtherToken(_) | Credential::OtherScheme)

@@ -88,12 +88,9 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let settings = &self.settings;
-        settings.headers.mark_sensitive(request.headers_mut());
         let address = settings.address(&request);
-        let admission = settings.admission(&request, address);
-        if !settings.keeps_headers {
-            settings.headers.remove(request.headers_mut());
-        }
+        let credential = settings.headers.take(request.headers_mut(), settings.keeps_headers);
+        let admission = settings.admission(&request, credential, address);
         request.extensions_mut().insert(settings.answers.clone());
         let state = match admission {
             Admission::Pass => {
