@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use common::one_secret;
 use gated::Gated;
 use lexikon_auth::{
-    Candidates, Change, Follower, KeyId, KeyLookup, KeyStore, MemoryStore, RedisOptions, RedisStore,
+    Candidates, Change, KeyId, KeyLookup, KeyStore, MemoryStore, RedisOptions, RedisStore,
 };
 use proxy::{Mode, Proxy};
 use redis::Commands;
@@ -196,7 +196,7 @@ async fn others_hear_of_a_write_that_was_given_up() {
     let (one, two) = (instance(server::client(proxy.port)).await, instance(server.client()).await);
     let feed = two.changes();
     let cached = lexikon_auth::CachedStore::new(two);
-    let follower = Follower::spawn(cached.clone(), feed);
+    let follower = lexikon_auth::Follower::spawn(cached.clone(), feed);
     follower.connected().await;
     assert!(!cached.find(&key).await.unwrap().unwrap().is_revoked());
 
