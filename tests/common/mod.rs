@@ -173,7 +173,8 @@ pub fn printed(error: &(dyn Error + 'static)) -> String {
 pub fn assert_reveals_nothing(text: &str, secret: &str) {
     const TELLING: usize = 12;
     for part in secret.as_bytes().windows(TELLING) {
-        let part = str::from_utf8(part).expect("keys and secrets are ASCII");
+        // A part that cuts a character in two; those beside it do not.
+        let Ok(part) = str::from_utf8(part) else { continue };
         assert!(!text.contains(part), "a part of the secret is printed: {text}");
     }
 }
