@@ -132,6 +132,7 @@ impl<S: KeyLookup> Verifier<S> {
     }
 
     /// Decides over the row that the store found.
+    #[inline]
     fn decide(
         &self,
         candidates: &Candidates,
