@@ -62,6 +62,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The id of the key, where one was found.
+    pub fn key_id(&self) -> Option<&KeyId> {
+        match self {
+            Self::Expired(id)
+            | Self::Revoked(id)
+            | Self::OwnerDisabled(id)
+            | Self::LegacyClosed(id) => Some(id),
+            Self::Malformed(_) | Self::ForgedTag | Self::UntaggedClosed | Self::Unknown => None,
+        }
+    }
+
     /// The reason as one stable word, for metrics and machine-readable output.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -39,15 +39,16 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | none | keys, secrets, verification, management, [`MemoryStore`], [`DynKeyStore`] |
-//! | `sqlite` | `SqliteStore` on sqlx with bundled SQLite; implies `tokio` |
-//! | `postgres` | `PostgresStore` on sqlx; implies `tokio` |
+//! | `sqlite` | `SqliteStore` on sqlx with bundled SQLite, and `table`; implies `tokio` |
+//! | `postgres` | `PostgresStore` on sqlx, and `table`; implies `tokio` |
 //! | `cache` | `CachedStore`, a cache in memory over any store; implies `tokio` |
 //! | `redis` | `RedisStore`, a second level of cache that instances share; implies `tokio` |
-//! | `tokio` | `Verifier::spawn_flush`, last uses and hash upgrades written on a timer; `Follower`, which tells caches of changes made elsewhere |
+//! | `tokio` | `Verifier::spawn_flush`, last uses and hash upgrades written on a timer; `Follower`, which tells caches of changes made elsewhere; `Verifier::follow_policy` |
 //! | `tower` | [`http`]: a layer that verifies the key of every request, for axum, hyper and tonic |
 //! | `axum` | extractors for axum, on `axum-core`; implies `tower` |
 //! | `throttle` | `http::Throttle`, a limit on refused keys for each client address; implies `tower` |
 //! | `metrics` | what verifiers, caches, stores and followers count and time, through the `metrics` crate; see `LATENCY_BUCKETS` |
+//! | `cli` | the command `lxk`; implies `sqlite`, `postgres` and `redis` |
 //! | `conformance` | `store::conformance`: the tests that every store must pass |
 //!
 //! A feature adds; it never changes what the others do.
@@ -75,6 +76,8 @@ pub mod http;
 mod key;
 mod manage;
 mod policy;
+#[cfg(feature = "tokio")]
+mod policy_follower;
 mod record;
 mod scopes;
 mod secret;
@@ -93,6 +96,8 @@ pub use hash::{Candidates, HashFormat, KeyHash};
 pub use key::{ApiKey, EntropyError, KEY_PREFIX, MalformedKey, PresentedKey};
 pub use manage::{IssuedKey, KeyManager, NewKey, Rotation};
 pub use policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
+#[cfg(feature = "tokio")]
+pub use policy_follower::{PolicyFollower, PolicySource};
 pub use record::{KeyId, KeyRecord, OwnerId, Revocation};
 pub use scopes::Scopes;
 pub use secrecy::SecretString;
@@ -101,6 +106,8 @@ pub use secret::{SecretError, SecretFingerprint, SecretRing, ServerSecret};
 pub use store::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use store::table;
 #[cfg(feature = "cache")]
 pub use store::{CacheCounts, CacheOptions, CachedStore};
 pub use store::{

@@ -1,6 +1,8 @@
 //! What the verifier does with keys that are on their way out.
 
-use std::time::SystemTime;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// What happens to a key that is stored as plain SHA-256. The default is [`Accept`](Self::Accept).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,8 +17,85 @@ pub enum LegacyPolicy {
     /// Accepted, and its hash replaced by the HMAC-SHA-256 one at the next flush. Code that knows
     /// only SHA-256 stops accepting the key then.
     UpgradeOnUse,
+    /// Accepted, while every key that [`Refuse`](Self::Refuse) would refuse is counted and logged: a
+    /// rehearsal.
+    Shadow,
     /// Refused.
     Refuse,
+}
+
+impl LegacyPolicy {
+    /// Whether a legacy key is accepted at `now`.
+    pub(crate) fn accepts(self, now: SystemTime) -> bool {
+        match self {
+            Self::Accept | Self::UpgradeOnUse | Self::Shadow => true,
+            Self::AcceptUntil(date) => now < date,
+            Self::Refuse => false,
+        }
+    }
+
+    /// The policy as one word: `accept`, `accept-until`, `upgrade`, `shadow` or `refuse`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::AcceptUntil(_) => "accept-until",
+            Self::UpgradeOnUse => "upgrade",
+            Self::Shadow => "shadow",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+/// A legacy policy that may change while verifications read it. Dates are kept to the microsecond, as in
+/// databases.
+pub(crate) struct CurrentLegacyPolicy(AtomicU64);
+
+/// The low bits say which policy it is, the others hold the date, in microseconds since 1970.
+const KIND_BITS: u32 = 3;
+
+impl CurrentLegacyPolicy {
+    pub(crate) fn new(policy: LegacyPolicy) -> Self {
+        let current = Self(AtomicU64::new(0));
+        current.set(policy);
+        current
+    }
+
+    /// Returns whether it was another.
+    pub(crate) fn set(&self, policy: LegacyPolicy) -> bool {
+        let word = match policy {
+            LegacyPolicy::Accept => 0,
+            LegacyPolicy::UpgradeOnUse => 1,
+            LegacyPolicy::Shadow => 2,
+            LegacyPolicy::Refuse => 3,
+            LegacyPolicy::AcceptUntil(date) => {
+                let since = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+                microseconds.min(u64::MAX >> KIND_BITS) << KIND_BITS | 4
+            }
+        };
+        self.0.swap(word, Ordering::Relaxed) != word
+    }
+
+    /// The policy of now. One word, so that nobody sees half of a change; nothing else depends on it.
+    pub(crate) fn read(&self) -> LegacyPolicy {
+        let word = self.0.load(Ordering::Relaxed);
+        match word & ((1 << KIND_BITS) - 1) {
+            0 => LegacyPolicy::Accept,
+            1 => LegacyPolicy::UpgradeOnUse,
+            2 => LegacyPolicy::Shadow,
+            4 => {
+                let since = Duration::from_micros(word >> KIND_BITS);
+                LegacyPolicy::AcceptUntil(SystemTime::UNIX_EPOCH + since)
+            }
+            _ => LegacyPolicy::Refuse,
+        }
+    }
+}
+
+impl fmt::Debug for CurrentLegacyPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
 }
 
 /// What happens to a key whose hash is under a retired secret. The default is

@@ -251,7 +251,7 @@ impl SecretRing {
     }
 
     /// All secrets, current first.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = &ServerSecret> {
+    pub fn secrets(&self) -> impl Iterator<Item = &ServerSecret> {
         std::iter::once(&self.current).chain(&self.retired)
     }
 }

@@ -36,6 +36,8 @@ pub(crate) mod redis;
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod table;
 
 #[cfg(feature = "cache")]
 pub use cached::{CacheCounts, CacheOptions, CachedStore};

@@ -8,7 +8,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::hash::{Candidates, HashFormat, Match};
 use crate::key::PresentedKey;
-use crate::policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
+use crate::policy::{CurrentLegacyPolicy, LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
 use crate::record::{KeyId, KeyRecord, OwnerId};
 use crate::scopes::Scopes;
 use crate::secret::SecretRing;
@@ -39,6 +39,8 @@ pub struct Verifier<S> {
     store: S,
     ring: SecretRing,
     policy: Policy,
+    /// What [`Policy`] says of legacy keys, until it is changed.
+    legacy: CurrentLegacyPolicy,
     clock: Arc<dyn Clock>,
     notes: WriteBehind,
     telemetry: Verifications,
@@ -48,13 +50,14 @@ impl<S: KeyLookup> Verifier<S> {
     /// A verifier with the default [`Policy`], which accepts every key that the lexikon service does.
     pub fn new(store: S, ring: SecretRing) -> Self {
         let (policy, clock) = (Policy::default(), Arc::new(SystemClock));
+        let legacy = CurrentLegacyPolicy::new(policy.legacy);
         let (notes, telemetry) = (WriteBehind::new(), Verifications::new());
-        Self { store, ring, policy, clock, notes, telemetry }
+        Self { store, ring, policy, legacy, clock, notes, telemetry }
     }
 
     /// Sets the policy.
     pub fn with_policy(self, policy: Policy) -> Self {
-        Self { policy, ..self }
+        Self { policy, legacy: CurrentLegacyPolicy::new(policy.legacy), ..self }
     }
 
     /// Sets the clock.
@@ -153,41 +156,28 @@ impl<S: KeyLookup> Verifier<S> {
         if !record.owner_active {
             return refuse(Refusal::OwnerDisabled);
         }
-        if matched == Match::Legacy {
-            if !self.accepts_legacy(now) {
-                return refuse(Refusal::LegacyClosed);
-            }
-            security::legacy_accepted(&record, now);
-        }
-        self.note(candidates, &record, matched, now);
-        Ok(VerifiedKey { record, matched })
-    }
-
-    fn accepts_legacy(&self, now: SystemTime) -> bool {
-        match self.policy.legacy {
-            LegacyPolicy::Accept | LegacyPolicy::UpgradeOnUse => true,
-            LegacyPolicy::AcceptUntil(date) => now < date,
-            LegacyPolicy::Refuse => false,
-        }
-    }
-
-    fn note(
-        &self,
-        candidates: &Candidates,
-        record: &Arc<KeyRecord>,
-        matched: Match,
-        now: SystemTime,
-    ) {
-        self.notes.note_use(record, now, matched.format());
         let upgrade = match matched {
             Match::Current => false,
             Match::Retired => self.policy.retired == RetiredPolicy::UpgradeOnUse,
-            Match::Legacy => self.policy.legacy == LegacyPolicy::UpgradeOnUse,
+            Match::Legacy => {
+                let policy = self.legacy.read();
+                if !policy.accepts(now) {
+                    return refuse(Refusal::LegacyClosed);
+                }
+                if policy == LegacyPolicy::Shadow {
+                    self.telemetry.shadow_refused(&record, now);
+                } else {
+                    security::legacy_accepted(&record, now);
+                }
+                policy == LegacyPolicy::UpgradeOnUse
+            }
         };
+        self.notes.note_use(&record, now, matched.format());
         if upgrade {
             let (id, expected) = (record.id.clone(), record.hash);
             self.notes.note_change(HashChange { id, expected, replacement: candidates.current() });
         }
+        Ok(VerifiedKey { record, matched })
     }
 
     /// How many uses were not noted because more than 114,688 keys were used between two flushes. Over
@@ -210,12 +200,24 @@ impl<S: KeyStore> Verifier<S> {
     }
 }
 
-#[cfg(feature = "tower")]
 impl<S> Verifier<S> {
-    pub(crate) fn legacy_policy(&self) -> LegacyPolicy {
-        self.policy.legacy
+    /// What happens to legacy keys now. Dates are kept to the microsecond.
+    pub fn legacy_policy(&self) -> LegacyPolicy {
+        self.legacy.read()
     }
 
+    /// Changes what happens to legacy keys, from the next verification on.
+    pub fn set_legacy_policy(&self, policy: LegacyPolicy) {
+        self.legacy.set(policy);
+    }
+
+    /// Changes it to `policy`, or to that of [`Policy`]. Returns whether it was another.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn follow_legacy_policy(&self, policy: Option<LegacyPolicy>) -> bool {
+        self.legacy.set(policy.unwrap_or(self.policy.legacy))
+    }
+
+    #[cfg(feature = "tower")]
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
     }
@@ -236,7 +238,8 @@ impl<S> Verifier<S> {
 impl<S> fmt::Debug for Verifier<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Verifier");
-        debug.field("ring", &self.ring).field("policy", &self.policy).finish_non_exhaustive()
+        debug.field("ring", &self.ring).field("policy", &self.policy);
+        debug.field("legacy", &self.legacy).finish_non_exhaustive()
     }
 }
 

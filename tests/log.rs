@@ -87,7 +87,11 @@ fn an_accepted_legacy_key_is_a_warning_with_its_age() {
     for (created_at, age) in ages {
         let store = stored(HashFormat::Sha256, |record| record.created_at = created_at);
         let fields = format!("key_id=legacy owner=user-1{age}");
-        assert_logs(&verifier(store), UNTAGGED, "WARN", message, &fields);
+        let verifier = verifier(store);
+        assert_logs(&verifier, UNTAGGED, "WARN", message, &fields);
+        verifier.set_legacy_policy(LegacyPolicy::Shadow);
+        let message = format!("{message} that would be refused");
+        assert_logs(&verifier, UNTAGGED, "WARN", &message, &fields);
     }
 }
 

@@ -124,10 +124,12 @@ async fn every_refusal() {
 
     let upgrading = verifier(store.clone(), Policy::default().legacy(LegacyPolicy::UpgradeOnUse));
     let closed = verifier(store.clone(), Policy::default().legacy(LegacyPolicy::Refuse));
+    let shadow = verifier(store.clone(), Policy::default().legacy(LegacyPolicy::Shadow));
     let tagged_only = verifier(store.clone(), Policy::default().untagged(UntaggedPolicy::Refuse));
     assert_eq!(outcome(&upgrading, good.expose_secret()).await, "hmac-sha256");
     assert_eq!(outcome(&upgrading, &numbered(10)).await, "hmac-sha256");
     assert_eq!(outcome(&closed, UNTAGGED).await, "legacy_closed");
+    assert_eq!(outcome(&shadow, UNTAGGED).await, "sha256");
     assert_eq!(outcome(&tagged_only, UNTAGGED).await, "untagged_closed");
     assert_eq!(outcome(&upgrading, UNTAGGED).await, "sha256");
     assert_eq!(outcome(&upgrading, "lxk_").await, "malformed");

@@ -4,11 +4,11 @@
 //! Times are `timestamp without time zone` in UTC. They are bound and read as such and never taken
 //! from the server's clock, so the time zone of a session does not matter.
 
-mod connection;
+pub(super) mod connection;
 mod feed;
 mod keys;
-mod row;
-mod schema;
+pub(super) mod row;
+pub(super) mod schema;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,15 +18,17 @@ use sqlx::postgres::{
     PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow, Postgres,
 };
 use sqlx::query::Query;
-use sqlx::{Connection, SqlStr};
+use sqlx::{Connection, FromRow, SqlStr};
 
 use self::connection::{Connections, is_broken, limited, unavailable};
 pub use self::feed::PostgresFeed;
 use self::row::Timestamp;
-use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements};
-use super::sql::{constant, knows, require_secrets};
+use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
+use super::sql::{constant, knows, policy, require_secrets};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
+use crate::policy::LegacyPolicy;
+use crate::policy_follower::PolicySource;
 use crate::record::{KeyRecord, OwnerId};
 use crate::secret::{SecretRing, ServerSecret};
 use crate::telemetry::Calls;
@@ -50,10 +52,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// ```
 #[derive(Clone)]
 pub struct PostgresStore {
-    connections: Connections,
+    pub(super) connections: Connections,
     patience: Duration,
-    schema: Schema,
-    statements: Arc<Statements>,
+    pub(super) schema: Schema,
+    pub(super) statements: Arc<Statements>,
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
     record_usage: SqlStr,
@@ -99,8 +101,8 @@ impl PostgresStore {
     }
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
-    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the table
-    /// `lexikon_auth_secrets`, and triggers on `api_keys` and `users` that report
+    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the tables
+    /// `lexikon_auth_secrets`, `lexikon_auth_policies` and `lexikon_auth_deprecations`, and triggers on `api_keys` and `users` that report
     /// [changes](Self::changes). The functions of triggers that another version of this crate made are
     /// replaced. Make managers and verifiers from this store: a clone made before goes on without the
     /// columns.
@@ -248,7 +250,7 @@ impl PostgresStore {
         .await
     }
 
-    async fn insert_in(
+    pub(super) async fn insert_in(
         &self,
         connection: &mut PgConnection,
         record: &KeyRecord,
@@ -283,6 +285,21 @@ impl PostgresStore {
             0 => Err(StoreError::UnknownOwner(record.owner.clone())),
             _ => Ok(()),
         }
+    }
+}
+
+impl PolicySource for PostgresStore {
+    async fn legacy_policy(&self) -> Result<Option<LegacyPolicy>, StoreError> {
+        // Asked for each time, because an operator may add the table while this runs.
+        let is_there = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
+        if self.fetch(|| sqlx::query(is_there).bind(POLICIES)).await?.is_empty() {
+            return Ok(None);
+        }
+        let rows = self.fetch(|| sqlx::query(SELECT_POLICY)).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (legacy, until): (String, Option<Timestamp>) =
+            FromRow::from_row(row).map_err(unavailable)?;
+        policy(&legacy, until.map(Timestamp::to_time)).map(Some)
     }
 }
 

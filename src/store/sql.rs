@@ -1,11 +1,14 @@
 //! What the SQL stores share: the lexikon service's tables, and statements that SQLite and PostgreSQL
 //! both understand.
 
+use std::time::SystemTime;
+
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::FormatCounts;
 use crate::error::StoreError;
 use crate::hash::KeyHash;
+use crate::policy::LegacyPolicy;
 use crate::record::{KeyId, KeyRecord};
 use crate::secret::ServerSecret;
 
@@ -30,12 +33,37 @@ pub(super) const DETAILS: [&str; 3] = ["revoked_at", "revoked_reason", "hash_for
 
 /// The table of the secrets that rows were written under.
 pub(super) const SECRETS: &str = "lexikon_auth_secrets";
-pub(super) const CREATE_SECRETS: &str = "CREATE TABLE IF NOT EXISTS lexikon_auth_secrets \
-     (fingerprint VARCHAR NOT NULL PRIMARY KEY, added_at TIMESTAMP NOT NULL)";
+/// The column of `SECRETS` that says since when every instance has had a secret as its current one.
+pub(super) const CURRENT_SINCE: &str = "current_since";
+/// The table of the legacy policies that operators have set, the latest with the highest number.
+pub(super) const POLICIES: &str = "lexikon_auth_policies";
+/// The table of what deprecation replaced.
+pub(super) const DEPRECATIONS: &str = "lexikon_auth_deprecations";
+
+/// The extension's own tables.
+pub(super) const CREATE_TABLES: [&str; 3] = [
+    "CREATE TABLE IF NOT EXISTS lexikon_auth_secrets (\
+        fingerprint VARCHAR NOT NULL PRIMARY KEY, \
+        added_at TIMESTAMP NOT NULL, \
+        current_since TIMESTAMP)",
+    "CREATE TABLE IF NOT EXISTS lexikon_auth_policies (\
+        number BIGINT NOT NULL PRIMARY KEY, \
+        legacy VARCHAR NOT NULL, \
+        accept_until TIMESTAMP, \
+        changed_at TIMESTAMP NOT NULL, \
+        changed_by VARCHAR NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS lexikon_auth_deprecations (\
+        key_id VARCHAR NOT NULL PRIMARY KEY, \
+        expires_at_before TIMESTAMP, \
+        expires_at_set TIMESTAMP NOT NULL, \
+        deprecated_at TIMESTAMP NOT NULL)",
+];
 pub(super) const SELECT_SECRETS: &str =
     "SELECT fingerprint FROM lexikon_auth_secrets ORDER BY added_at, fingerprint";
 pub(super) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (fingerprint, added_at) \
      VALUES ($1, $2) ON CONFLICT DO NOTHING";
+pub(super) const SELECT_POLICY: &str =
+    "SELECT legacy, accept_until FROM lexikon_auth_policies ORDER BY number DESC LIMIT 1";
 
 /// What a database offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,25 +72,44 @@ pub(super) struct Schema {
     pub(super) has_details: bool,
     /// Whether `users` is this crate's own, with nothing but an id and a state.
     pub(super) owns_users: bool,
+    /// Whether `users` says where an owner is written to.
+    pub(super) has_email: bool,
     /// Whether the table of secrets is there.
     pub(super) has_secrets: bool,
+    /// Whether it says since when a secret is current.
+    pub(super) has_current_since: bool,
+    /// Whether the table of policies is there.
+    pub(super) has_policies: bool,
+    /// Whether the table of deprecations is there.
+    pub(super) has_deprecations: bool,
 }
 
 impl Schema {
     /// Recognises the tables by their columns.
-    pub(super) fn recognise(
-        api_keys: &[String],
-        users: &[String],
-        secrets: &[String],
-    ) -> Result<Self, StoreError> {
+    pub(super) fn recognise(tables: &Tables) -> Result<Self, StoreError> {
+        let Tables { api_keys, users, secrets, policies, deprecations } = tables;
         require("api_keys", api_keys, &API_KEYS)?;
         require("users", users, &USERS)?;
+        let has = |columns: &[String], name: &str| columns.iter().any(|column| column == name);
         Ok(Self {
-            has_details: DETAILS.iter().all(|column| api_keys.iter().any(|known| known == column)),
+            has_details: DETAILS.iter().all(|column| has(api_keys, column)),
             owns_users: users.len() == USERS.len(),
+            has_email: has(users, "email"),
             has_secrets: !secrets.is_empty(),
+            has_current_since: has(secrets, CURRENT_SINCE),
+            has_policies: !policies.is_empty(),
+            has_deprecations: !deprecations.is_empty(),
         })
     }
+}
+
+/// The columns of the tables that concern this crate; none where there is no such table.
+pub(super) struct Tables {
+    pub(super) api_keys: Vec<String>,
+    pub(super) users: Vec<String>,
+    pub(super) secrets: Vec<String>,
+    pub(super) policies: Vec<String>,
+    pub(super) deprecations: Vec<String>,
 }
 
 fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), StoreError> {
@@ -78,11 +125,14 @@ fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), Store
     }
 }
 
+/// Keys with their owners.
+pub(super) const FROM: &str = "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id";
+
 /// The statements of a store, made once from the columns that its table has.
 #[derive(Debug)]
 pub(super) struct Statements {
-    /// How a query for records begins: the columns in the order in which rows are read.
-    select: String,
+    /// The columns of a record, in the order in which rows are read.
+    columns: String,
     pub(super) find_by_id: SqlStr,
     pub(super) list: SqlStr,
     pub(super) list_after: SqlStr,
@@ -105,11 +155,11 @@ impl Statements {
             // Typed, because PostgreSQL takes a bare NULL for text.
             "CAST(NULL AS TIMESTAMP), CAST(NULL AS VARCHAR), CAST(NULL AS VARCHAR)",
         );
-        let select = format!(
-            "SELECT k.id, k.user_id, u.is_active, k.key_hash, k.name, k.scopes, k.is_active, \
-             k.created_at, k.expires_at, k.last_used_at, {columns} \
-             FROM api_keys k LEFT JOIN users u ON u.id = k.user_id"
+        let columns = format!(
+            "k.id, k.user_id, u.is_active, k.key_hash, k.name, k.scopes, k.is_active, \
+             k.created_at, k.expires_at, k.last_used_at, {columns}"
         );
+        let select = format!("SELECT {columns} {FROM}");
         let created = format!("coalesce(k.created_at, '{oldest}')");
         let page = format!("ORDER BY {created} DESC, {id} DESC LIMIT $2");
         let (more_columns, more_values) = (
@@ -158,13 +208,18 @@ impl Statements {
                 "SELECT count(*) FILTER (WHERE {format} = 'hmac-sha256'), \
                  count(*) FILTER (WHERE {format} = 'sha256'), count(*) FROM api_keys WHERE is_active"
             )),
-            select,
+            columns,
         }
     }
 
     /// A query for the records that `condition` selects.
     pub(super) fn select(&self, condition: &str) -> SqlStr {
-        constant(format!("{} {condition}", self.select))
+        constant(format!("SELECT {} {FROM} {condition}", self.columns))
+    }
+
+    /// A query for the records that `condition` selects, each with another column at its end.
+    pub(super) fn select_with(&self, column: &str, condition: &str) -> String {
+        format!("SELECT {}, {column} {FROM} {condition}", self.columns)
     }
 }
 
@@ -176,6 +231,24 @@ pub(super) fn constant(statement: impl Into<String>) -> SqlStr {
 /// An update of one row by its id has to meet it.
 pub(super) fn found(id: &KeyId, rows: u64) -> Result<(), StoreError> {
     if rows == 0 { Err(StoreError::NotFound(id.clone())) } else { Ok(()) }
+}
+
+/// From the answer to [`SELECT_POLICY`].
+pub(super) fn policy(
+    legacy: &str,
+    accept_until: Option<SystemTime>,
+) -> Result<LegacyPolicy, StoreError> {
+    match (legacy, accept_until) {
+        ("accept", _) => Ok(LegacyPolicy::Accept),
+        ("accept-until", Some(date)) => Ok(LegacyPolicy::AcceptUntil(date)),
+        ("upgrade", _) => Ok(LegacyPolicy::UpgradeOnUse),
+        ("shadow", _) => Ok(LegacyPolicy::Shadow),
+        ("refuse", _) => Ok(LegacyPolicy::Refuse),
+        _ => Err(StoreError::Schema(format!(
+            "table {POLICIES} holds the policy {legacy:?}, which this version does not know; update \
+             this program, or set another policy"
+        ))),
+    }
 }
 
 /// From the answer to [`Statements::count_by_format`]: HMAC-SHA-256, SHA-256, and all.

@@ -5,9 +5,9 @@
 //! booleans as 0 and 1, hashes as 64 hex digits.
 
 mod keys;
-mod row;
-mod schema;
-mod timestamp;
+pub(super) mod row;
+pub(super) mod schema;
+pub(super) mod timestamp;
 
 use std::fmt;
 use std::path::Path;
@@ -20,10 +20,13 @@ use sqlx::sqlite::{
     Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions,
 };
 
-use self::timestamp::{to_text, to_text_optional};
-use super::sql::{INSERT_SECRET, SELECT_SECRETS, Schema, Statements, knows, require_secrets};
+use self::timestamp::{from_text, to_text, to_text_optional};
+use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
+use super::sql::{knows, policy, require_secrets};
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
+use crate::policy::LegacyPolicy;
+use crate::policy_follower::PolicySource;
 use crate::record::{KeyRecord, OwnerId};
 use crate::secret::{SecretRing, ServerSecret};
 use crate::telemetry::Calls;
@@ -58,9 +61,9 @@ const NOT_A_PATH: &str =
 /// ```
 #[derive(Clone)]
 pub struct SqliteStore {
-    pool: SqlitePool,
-    schema: Schema,
-    statements: Arc<Statements>,
+    pub(super) pool: SqlitePool,
+    pub(super) schema: Schema,
+    pub(super) statements: Arc<Statements>,
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
     calls: Calls,
@@ -115,8 +118,8 @@ impl SqliteStore {
     }
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
-    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the table
-    /// `lexikon_auth_secrets`. Make managers and verifiers from this store: a clone made before goes on
+    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the tables
+    /// `lexikon_auth_secrets`, `lexikon_auth_policies` and `lexikon_auth_deprecations`. Make managers and verifiers from this store: a clone made before goes on
     /// without them.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name their
@@ -217,7 +220,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    async fn insert_in(
+    pub(super) async fn insert_in(
         &self,
         connection: &mut SqliteConnection,
         record: &KeyRecord,
@@ -247,6 +250,24 @@ impl SqliteStore {
     }
 }
 
+impl PolicySource for SqliteStore {
+    async fn legacy_policy(&self) -> Result<Option<LegacyPolicy>, StoreError> {
+        // Asked for each time, because an operator may add the table while this runs.
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        if schema::columns(&mut connection, POLICIES).await?.is_empty() {
+            return Ok(None);
+        }
+        let row: Option<(String, Option<String>)> = sqlx::query_as(SELECT_POLICY)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(unavailable)?;
+        let read = |(legacy, until): (String, Option<String>)| {
+            policy(&legacy, until.as_deref().and_then(from_text))
+        };
+        row.map(read).transpose()
+    }
+}
+
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = self.pool.connect_options();
@@ -272,7 +293,7 @@ fn file(path: impl AsRef<Path>) -> Result<SqliteConnectOptions, StoreError> {
 }
 
 /// What a failure of sqlx means to a caller. SQLite's codes: <https://www.sqlite.org/rescode.html>.
-fn unavailable(error: sqlx::Error) -> StoreError {
+pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
     let Some(database) = error.as_database_error() else {
         return StoreError::Unavailable(error.into());
     };

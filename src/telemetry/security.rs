@@ -12,15 +12,30 @@ use crate::record::KeyRecord;
 #[cold]
 #[inline(never)]
 pub(crate) fn legacy_accepted(record: &KeyRecord, now: SystemTime) {
-    let age = record.created_at.and_then(|created_at| now.duration_since(created_at).ok());
-    let age_days = age.map(|age| age.as_secs() / (24 * 3600));
     warn!(
         target: SECURITY_TARGET,
         key_id = %record.id,
         owner = %record.owner,
-        age_days,
+        age_days = age_days(record, now),
         "a key stored as plain SHA-256 was accepted"
     );
+}
+
+/// A legacy key was accepted that the policy `refuse` would have refused.
+#[cold]
+pub(crate) fn shadow_refused(record: &KeyRecord, now: SystemTime) {
+    warn!(
+        target: SECURITY_TARGET,
+        key_id = %record.id,
+        owner = %record.owner,
+        age_days = age_days(record, now),
+        "a key stored as plain SHA-256 was accepted that would be refused"
+    );
+}
+
+fn age_days(record: &KeyRecord, now: SystemTime) -> Option<u64> {
+    let age = record.created_at.and_then(|created_at| now.duration_since(created_at).ok());
+    age.map(|age| age.as_secs() / (24 * 3600))
 }
 
 /// A verification did not succeed.

@@ -20,6 +20,10 @@ pub(crate) const RETIRED_SECRET: Metric = metric(
     "lexikon_auth_retired_secret_verifications_total",
     "Accepted keys whose hash is under a retired secret",
 );
+pub(crate) const SHADOW_REFUSALS: Metric = metric(
+    "lexikon_auth_shadow_refusals_total",
+    "Accepted legacy keys that the policy refuse would have refused",
+);
 
 // What it writes behind.
 pub(crate) const FLUSHES: Metric =

@@ -1,14 +1,18 @@
 //! What a verifier reports.
 
+use std::time::SystemTime;
+
 use super::{Counter, Histogram, Stopwatch, security, table};
 use crate::error::{Refusal, VerifyError};
 use crate::hash::HashFormat;
+use crate::record::KeyRecord;
 use crate::verify::VerifiedKey;
 
 pub(crate) struct Verifications {
     hmac_sha256: Counter,
     sha256: Counter,
     under_retired_secret: Counter,
+    shadow_refused: Counter,
     refused: Refused,
     unavailable: Counter,
     durations: Durations,
@@ -44,6 +48,7 @@ impl Verifications {
             hmac_sha256: counter("accepted", HashFormat::HmacSha256.as_str(), "none"),
             sha256: counter("accepted", HashFormat::Sha256.as_str(), "none"),
             under_retired_secret: Counter::new(&table::RETIRED_SECRET, &[]),
+            shadow_refused: Counter::new(&table::SHADOW_REFUSALS, &[]),
             refused: Refused {
                 malformed: refused("malformed"),
                 forged_tag: refused("forged_tag"),
@@ -61,6 +66,12 @@ impl Verifications {
                 unavailable: duration("unavailable"),
             },
         }
+    }
+
+    /// Reports an accepted legacy key that would have been refused.
+    pub(crate) fn shadow_refused(&self, record: &KeyRecord, now: SystemTime) {
+        security::shadow_refused(record, now);
+        self.shadow_refused.add(1);
     }
 
     /// Reports how a verification ended.

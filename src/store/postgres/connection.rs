@@ -23,7 +23,7 @@ const OVERDUE: Duration = Duration::from_millis(100);
 /// Connections of a pool, some of them kept for the next statement: with every return the pool asks the
 /// server for a sign of life, which doubles the round trips of a verification.
 #[derive(Clone)]
-pub(super) struct Connections {
+pub(in crate::store) struct Connections {
     pool: PgPool,
     /// How long a statement takes at most.
     patience: Duration,
@@ -50,7 +50,7 @@ impl Connections {
         Self { pool, patience, kept: Arc::default() }
     }
 
-    pub(super) fn pool(&self) -> &PgPool {
+    pub(in crate::store) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
@@ -198,7 +198,7 @@ pub(super) fn is_broken<T>(answer: &sqlx::Result<T>) -> bool {
 
 /// What a failure of sqlx means to a caller. PostgreSQL's codes:
 /// <https://www.postgresql.org/docs/15/errcodes-appendix.html>.
-pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
+pub(in crate::store) fn unavailable(error: sqlx::Error) -> StoreError {
     match error.as_database_error().and_then(|database| database.code()).as_deref() {
         // unique_violation
         Some("23505") => StoreError::Conflict,

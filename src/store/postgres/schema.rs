@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use super::connection::{Connections, limited, unavailable};
 use crate::error::StoreError;
-use crate::store::sql::{CREATE_SECRETS, SECRETS, Schema};
+use crate::store::sql::{CREATE_TABLES, DEPRECATIONS, POLICIES, SECRETS, Schema, Tables};
 
 /// The same tables as the lexikon service's, as far as this crate needs them, extension included.
 const CREATE: &str = "
@@ -36,6 +36,10 @@ const ADD_DETAILS: &str = "
         ADD COLUMN IF NOT EXISTS revoked_reason varchar,
         ADD COLUMN IF NOT EXISTS hash_format varchar;
 ";
+
+/// For a table of secrets that an earlier version made.
+const ADD_CURRENT_SINCE: &str =
+    "ALTER TABLE lexikon_auth_secrets ADD COLUMN IF NOT EXISTS current_since timestamp";
 
 /// The channel that changes are reported on.
 pub(super) const CHANNEL: &str = "lexikon_auth";
@@ -105,7 +109,7 @@ const REPORT_OWNERS: &str = "
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1819831135)";
 
 /// Waits for whoever else is changing the schema or the secrets, until the end of the transaction.
-pub(super) async fn take_turns(transaction: &mut PgConnection) -> Result<(), StoreError> {
+pub(in crate::store) async fn take_turns(transaction: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query(LOCK).execute(transaction).await.map_err(unavailable).map(drop)
 }
 
@@ -125,7 +129,9 @@ pub(super) async fn recognise_or_create(
         take_turns(&mut transaction).await?;
         // Another instance may have been faster.
         if is_empty(&mut transaction).await? {
-            for part in [CREATE, CREATE_SECRETS, REPORT_KEYS, REPORT_OWNERS] {
+            for part in
+                [CREATE].into_iter().chain(CREATE_TABLES).chain([REPORT_KEYS, REPORT_OWNERS])
+            {
                 sqlx::raw_sql(part).execute(&mut *transaction).await.map_err(unavailable)?;
             }
         }
@@ -143,16 +149,19 @@ pub(super) async fn extend(
     patience: Duration,
     schema: Schema,
 ) -> Result<Schema, StoreError> {
-    let reports = limited(patience, is_reporting(connections)).await?;
+    let parts = limited(patience, async {
+        let mut lease = connections.lease().await?;
+        let parts = missing(&mut lease, schema).await?;
+        lease.end();
+        Ok(parts)
+    })
+    .await?;
+    if parts.is_empty() {
+        return Ok(schema);
+    }
     // Each part by itself: a lock that one has to wait for holds up nobody on the other table. Every part
     // can be run again, but takes its lock each time.
-    let parts = [
-        (schema.has_secrets, CREATE_SECRETS),
-        (schema.has_details, ADD_DETAILS),
-        (reports, REPORT_KEYS),
-        (reports, REPORT_OWNERS),
-    ];
-    for (_, part) in parts.into_iter().filter(|(is_there, _)| !is_there) {
+    for part in parts {
         limited(patience, async {
             let mut lease = connections.lease().await?;
             let mut transaction = lease.begin().await.map_err(unavailable)?;
@@ -167,15 +176,32 @@ pub(super) async fn extend(
         })
         .await?;
     }
-    Ok(Schema { has_details: true, has_secrets: true, ..schema })
+    limited(patience, async {
+        let mut lease = connections.lease().await?;
+        let schema = recognise(&mut lease).await?;
+        lease.end();
+        Ok(schema)
+    })
+    .await
 }
 
-/// Whether changes are reported, and in the way of this version.
-async fn is_reporting(connections: &Connections) -> Result<bool, StoreError> {
-    let mut lease = connections.lease().await?;
-    let (_, current) = count_triggers(&mut lease).await?;
-    lease.end();
-    Ok(current == TRIGGERS)
+/// What adds the parts of the extension that are missing, or of another version.
+pub(in crate::store) async fn missing(
+    connection: &mut PgConnection,
+    schema: Schema,
+) -> Result<Vec<&'static str>, StoreError> {
+    let (_, current) = count_triggers(connection).await?;
+    let [secrets, policies, deprecations] = CREATE_TABLES;
+    let parts = [
+        (schema.has_secrets, secrets),
+        (schema.has_current_since || !schema.has_secrets, ADD_CURRENT_SINCE),
+        (schema.has_policies, policies),
+        (schema.has_deprecations, deprecations),
+        (schema.has_details, ADD_DETAILS),
+        (current == TRIGGERS, REPORT_KEYS),
+        (current == TRIGGERS, REPORT_OWNERS),
+    ];
+    Ok(parts.into_iter().filter(|(is_there, _)| !is_there).map(|(_, part)| part).collect())
 }
 
 /// Whether changes are reported, in the way of whichever version.
@@ -197,10 +223,13 @@ async fn count_triggers(connection: &mut PgConnection) -> Result<(i64, i64), Sto
 }
 
 async fn recognise(connection: &mut PgConnection) -> Result<Schema, StoreError> {
-    let api_keys = columns(connection, "api_keys").await?;
-    let users = columns(connection, "users").await?;
-    let secrets = columns(connection, SECRETS).await?;
-    Schema::recognise(&api_keys, &users, &secrets)
+    Schema::recognise(&Tables {
+        api_keys: columns(connection, "api_keys").await?,
+        users: columns(connection, "users").await?,
+        secrets: columns(connection, SECRETS).await?,
+        policies: columns(connection, POLICIES).await?,
+        deprecations: columns(connection, DEPRECATIONS).await?,
+    })
 }
 
 async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, StoreError> {

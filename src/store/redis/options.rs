@@ -77,8 +77,8 @@ impl RedisOptions {
         format!("{}auth:changes", self.prefix)
     }
 
-    /// A pattern that all entries match, and nothing with another prefix.
-    pub(super) fn pattern(&self) -> String {
+    /// A pattern for `SCAN` that all entries match, and nothing with another prefix.
+    pub fn entry_pattern(&self) -> String {
         let mut pattern = String::new();
         for character in self.prefix.chars() {
             if r"*?[]^\".contains(character) {

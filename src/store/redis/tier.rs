@@ -180,7 +180,7 @@ impl Tier {
     pub(super) async fn clear(&self, owner: Option<&OwnerId>) -> Result<u64, StoreError> {
         let down = || StoreError::Unavailable("Redis is bypassed after a fault".into());
         let Connected { mut connection, .. } = self.link.trusted().ok_or_else(down)?;
-        let pattern = self.options.pattern();
+        let pattern = self.options.entry_pattern();
         let (mut cursor, mut removed) = (0_u64, 0);
         loop {
             let mut scan = redis::cmd("SCAN");

@@ -11,7 +11,7 @@ use crate::scopes::Scopes;
 
 /// Reads a row of a query that [`Statements`](super::Statements) made. SQLite lets any column hold
 /// anything, so each value is checked.
-pub(super) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+pub(in crate::store) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
     let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
     let id = KeyId::from(columns.read::<&str>(0, "id")?);
     let owner = OwnerId::from(columns.read::<&str>(1, "user_id")?);

@@ -5,7 +5,8 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::unavailable;
 use crate::error::StoreError;
-use crate::store::sql::{CREATE_SECRETS, DETAILS, SECRETS, Schema};
+use crate::store::sql::{CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS};
+use crate::store::sql::{Schema, Tables};
 
 /// Adds a column of the extension each. No row is rewritten.
 const EXTEND: [&str; DETAILS.len()] = [
@@ -14,8 +15,12 @@ const EXTEND: [&str; DETAILS.len()] = [
     "ALTER TABLE api_keys ADD COLUMN hash_format VARCHAR",
 ];
 
+/// For a table of secrets that an earlier version made.
+const ADD_CURRENT_SINCE: &str =
+    "ALTER TABLE lexikon_auth_secrets ADD COLUMN current_since DATETIME";
+
 /// The same tables as the lexikon service's, as far as this crate needs them, extension included.
-const CREATE: [&str; 5] = [
+const CREATE: [&str; 4] = [
     "CREATE TABLE users (id VARCHAR NOT NULL PRIMARY KEY, is_active BOOLEAN)",
     "CREATE TABLE api_keys (
         id VARCHAR NOT NULL PRIMARY KEY,
@@ -33,7 +38,6 @@ const CREATE: [&str; 5] = [
     )",
     "CREATE UNIQUE INDEX ix_api_keys_key_hash ON api_keys (key_hash)",
     "CREATE INDEX ix_api_keys_user_id ON api_keys (user_id, created_at)",
-    CREATE_SECRETS,
 ];
 
 /// Finds out which schema a database has, and creates one where it has none.
@@ -52,7 +56,7 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
     // Another process may have been faster.
     if is_empty(&mut transaction).await? {
-        for statement in CREATE {
+        for statement in CREATE.into_iter().chain(CREATE_TABLES) {
             sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
         }
     }
@@ -63,29 +67,57 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
 
 /// Adds the parts of the extension that are missing.
 pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, StoreError> {
-    if schema.has_details && schema.has_secrets {
+    let mut connection = pool.acquire().await.map_err(unavailable)?;
+    if missing(&mut connection).await?.is_empty() {
         return Ok(schema);
     }
+    drop(connection);
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-    let columns = columns(&mut transaction, "api_keys").await?;
+    for statement in missing(&mut transaction).await? {
+        sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
+    }
+    let schema = recognise(&mut transaction).await?;
+    transaction.commit().await.map_err(unavailable)?;
+    Ok(schema)
+}
+
+/// What adds the parts of the extension that are missing.
+pub(in crate::store) async fn missing(
+    connection: &mut SqliteConnection,
+) -> Result<Vec<&'static str>, StoreError> {
+    let Tables { api_keys, secrets, policies, deprecations, .. } = tables(connection).await?;
+    let mut statements = Vec::new();
     for (column, statement) in DETAILS.into_iter().zip(EXTEND) {
-        if !columns.iter().any(|known| known == column) {
-            sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
+        if !api_keys.iter().any(|known| known == column) {
+            statements.push(statement);
         }
     }
-    sqlx::query(CREATE_SECRETS).execute(&mut *transaction).await.map_err(unavailable)?;
-    transaction.commit().await.map_err(unavailable)?;
-    Ok(Schema { has_details: true, has_secrets: true, ..schema })
+    if !secrets.is_empty() && !secrets.iter().any(|known| known == CURRENT_SINCE) {
+        statements.push(ADD_CURRENT_SINCE);
+    }
+    for (table, statement) in [secrets, policies, deprecations].iter().zip(CREATE_TABLES) {
+        if table.is_empty() {
+            statements.push(statement);
+        }
+    }
+    Ok(statements)
 }
 
 async fn recognise(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {
-    let api_keys = columns(connection, "api_keys").await?;
-    let users = columns(connection, "users").await?;
-    let secrets = columns(connection, SECRETS).await?;
-    Schema::recognise(&api_keys, &users, &secrets)
+    Schema::recognise(&tables(connection).await?)
 }
 
-async fn columns(
+async fn tables(connection: &mut SqliteConnection) -> Result<Tables, StoreError> {
+    Ok(Tables {
+        api_keys: columns(connection, "api_keys").await?,
+        users: columns(connection, "users").await?,
+        secrets: columns(connection, SECRETS).await?,
+        policies: columns(connection, POLICIES).await?,
+        deprecations: columns(connection, DEPRECATIONS).await?,
+    })
+}
+
+pub(in crate::store) async fn columns(
     connection: &mut SqliteConnection,
     table: &str,
 ) -> Result<Vec<String>, StoreError> {

@@ -17,7 +17,10 @@ const READ: &[BorrowedFormatItem<'_>] = format_description!(
     "[year]-[month]-[day] [hour]:[minute]:[second][optional [.[subsecond]]]"
 );
 
-pub(super) fn to_text(column: &'static str, time: SystemTime) -> Result<String, StoreError> {
+pub(in crate::store) fn to_text(
+    column: &'static str,
+    time: SystemTime,
+) -> Result<String, StoreError> {
     let unstorable = || StoreError::Unstorable { column };
     let nanoseconds = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => i128::try_from(since.as_nanos()).ok(),
@@ -28,14 +31,14 @@ pub(super) fn to_text(column: &'static str, time: SystemTime) -> Result<String, 
     time.format(WRITTEN).map_err(|_| unstorable())
 }
 
-pub(super) fn to_text_optional(
+pub(in crate::store) fn to_text_optional(
     column: &'static str,
     time: Option<SystemTime>,
 ) -> Result<Option<String>, StoreError> {
     time.map(|time| to_text(column, time)).transpose()
 }
 
-pub(super) fn from_text(text: &str) -> Option<SystemTime> {
+pub(in crate::store) fn from_text(text: &str) -> Option<SystemTime> {
     Some(PrimitiveDateTime::parse(text, READ).ok()?.assume_utc().into())
 }
 

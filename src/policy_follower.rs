@@ -1,0 +1,99 @@
+//! The background task that has a verifier follow a legacy policy kept elsewhere.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::error::StoreError;
+use crate::policy::LegacyPolicy;
+use crate::verify::Verifier;
+
+/// How often the policy is read.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How long a reading may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a legacy policy is kept that instances share: `SqliteStore` and `PostgresStore`, whose databases
+/// hold it.
+pub trait PolicySource: Send + Sync + 'static {
+    /// The policy, or `None` where none has been set: then a verifier keeps its own.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be read.
+    fn legacy_policy(
+        &self,
+    ) -> impl Future<Output = Result<Option<LegacyPolicy>, StoreError>> + Send;
+}
+
+/// A running task that has a verifier follow a policy. The task ends when this is dropped, and the
+/// verifier keeps the policy that it has then.
+#[derive(Debug)]
+#[must_use = "dropping it ends the task, and the policy is followed no more"]
+pub struct PolicyFollower {
+    _stop: watch::Sender<()>,
+}
+
+impl<S: Send + Sync + 'static> Verifier<S> {
+    /// Has this verifier follow the legacy policy of `source`: reads it now, and then every 2 seconds in
+    /// a task on the current Tokio runtime. What [`Policy`](crate::Policy) says of legacy keys holds as
+    /// long as `source` says nothing.
+    ///
+    /// While the source cannot be read, the policy that was read last stays; that is logged once. A
+    /// service that pins its policy in code does not call this.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the first reading fails: a service that does not know its policy should not
+    /// start.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, as [`tokio::spawn`] does.
+    pub async fn follow_policy(
+        self: &Arc<Self>,
+        source: impl PolicySource,
+    ) -> Result<PolicyFollower, StoreError> {
+        self.apply(read(&source).await?);
+        let (stop, mut stopped) = watch::channel(());
+        let verifier = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = verifier.follow(&source) => {}
+                // An error: the sender is gone.
+                _ = stopped.changed() => {}
+            }
+        });
+        Ok(PolicyFollower { _stop: stop })
+    }
+
+    async fn follow(&self, source: &impl PolicySource) {
+        let mut is_readable = true;
+        loop {
+            sleep(INTERVAL).await;
+            match read(source).await {
+                Ok(policy) => {
+                    self.apply(policy);
+                    is_readable = true;
+                }
+                Err(error) if is_readable => {
+                    warn!(%error, "the legacy policy cannot be read; the last one stays");
+                    is_readable = false;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn apply(&self, policy: Option<LegacyPolicy>) {
+        if self.follow_legacy_policy(policy) {
+            info!(policy = self.legacy_policy().as_str(), "the legacy policy changed");
+        }
+    }
+}
+
+async fn read(source: &impl PolicySource) -> Result<Option<LegacyPolicy>, StoreError> {
+    let policy = timeout(PATIENCE, source.legacy_policy()).await;
+    policy.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
+}

@@ -1,0 +1,202 @@
+//! The steps that retire legacy keys.
+
+use std::time::SystemTime;
+
+use super::batches::{Rows, Step};
+use super::filter::Condition;
+use super::{KeyFilter, KeyTable, Value, require_table};
+use crate::error::StoreError;
+use crate::store::sql::{DEPRECATIONS, Schema};
+
+impl KeyTable {
+    /// Sets the expiry of the keys that the filter selects to `date`, and remembers what it was. Keys
+    /// that are revoked, or expire by then anyway, stay as they are. Returns how many there were.
+    ///
+    /// Instances of every version obey an expiry. Doing it again with an earlier date moves the expiry,
+    /// and still remembers the first one.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] without the extension of the schema; others when the database cannot
+    /// write. What was changed by then stays changed, and can be undone.
+    pub async fn deprecate(
+        &self,
+        filter: &KeyFilter,
+        date: SystemTime,
+        now: SystemTime,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<u64, StoreError> {
+        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let steps = [
+            Step {
+                statement: format!(
+                    "INSERT INTO {DEPRECATIONS} \
+                     (key_id, expires_at_before, expires_at_set, deprecated_at) \
+                     SELECT k.id, k.expires_at, $1, $2 FROM api_keys k WHERE k.id IN ({{ids}}) \
+                     ON CONFLICT (key_id) DO UPDATE SET \
+                     expires_at_before = CASE \
+                         WHEN excluded.expires_at_before = {DEPRECATIONS}.expires_at_set \
+                         THEN {DEPRECATIONS}.expires_at_before ELSE excluded.expires_at_before END, \
+                     expires_at_set = excluded.expires_at_set, \
+                     deprecated_at = excluded.deprecated_at"
+                ),
+                values: vec![Value::Time(date), Value::Time(now)],
+            },
+            Step {
+                statement: "UPDATE api_keys SET expires_at = $1 WHERE id IN ({ids})".to_owned(),
+                values: vec![Value::Time(date)],
+            },
+        ];
+        let condition = deprecatable(filter, date, self.schema());
+        self.in_batches(Rows::keys(condition), &steps, progress).await
+    }
+
+    /// How many keys [`deprecate`](Self::deprecate) would change.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn count_deprecatable(
+        &self,
+        filter: &KeyFilter,
+        date: SystemTime,
+    ) -> Result<u64, StoreError> {
+        self.count_where(&deprecatable(filter, date, self.schema())).await
+    }
+
+    /// Gives keys back the expiry that they had before [`deprecate`](Self::deprecate); with
+    /// `upgraded_only`, those alone whose hash has been replaced since. An expiry that somebody has
+    /// changed since stays. Returns how many keys were changed.
+    ///
+    /// A key that has been revoked since stays revoked.
+    ///
+    /// # Errors
+    /// Those of [`deprecate`](Self::deprecate).
+    pub async fn undo_deprecation(
+        &self,
+        upgraded_only: bool,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<u64, StoreError> {
+        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let steps = [
+            Step {
+                statement: format!(
+                    "UPDATE api_keys SET expires_at = (SELECT d.expires_at_before \
+                     FROM {DEPRECATIONS} d WHERE d.key_id = api_keys.id) \
+                     WHERE id IN ({{ids}}) AND EXISTS (SELECT 1 FROM {DEPRECATIONS} d \
+                     WHERE d.key_id = api_keys.id AND d.expires_at_set = api_keys.expires_at)"
+                ),
+                values: Vec::new(),
+            },
+            Step {
+                statement: format!("DELETE FROM {DEPRECATIONS} WHERE key_id IN ({{ids}})"),
+                values: Vec::new(),
+            },
+        ];
+        let rows = deprecated(upgraded_only, self.schema());
+        self.in_batches(rows, &steps, progress).await
+    }
+
+    /// How many keys are deprecated; with `upgraded_only`, those alone whose hash has been replaced since.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn count_deprecated(&self, upgraded_only: bool) -> Result<u64, StoreError> {
+        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let Rows { from, condition, .. } = deprecated(upgraded_only, self.schema());
+        let count = format!("SELECT count(*) {from} WHERE {}", condition.text);
+        let mut session = super::Session::read(&self.database).await?;
+        let count = session.row(&count, &condition.values).await?.count(0)?;
+        session.rollback().await?;
+        Ok(count)
+    }
+
+    /// Revokes the keys that the filter selects, for good, and returns how many there were. Keys that are
+    /// revoked already stay as they are.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot write. What was revoked by then stays revoked.
+    pub async fn revoke_all(
+        &self,
+        filter: &KeyFilter,
+        at: SystemTime,
+        reason: &str,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<u64, StoreError> {
+        let condition = Condition::of(filter, self.schema());
+        self.revoke_where(condition, at, reason, progress).await
+    }
+
+    /// Marks every key past its expiry at `now` as revoked, as
+    /// [`KeyStore::expire`](crate::KeyStore::expire) does, in batches. Returns how many there were.
+    ///
+    /// # Errors
+    /// Those of [`revoke_all`](Self::revoke_all).
+    pub async fn expire(
+        &self,
+        now: SystemTime,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<u64, StoreError> {
+        self.revoke_where(expired(now), now, "expired", progress).await
+    }
+
+    /// How many keys [`expire`](Self::expire) would mark.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn count_expired(&self, now: SystemTime) -> Result<u64, StoreError> {
+        let mut condition = expired(now);
+        condition.text += " AND k.is_active";
+        self.count_where(&condition).await
+    }
+
+    async fn revoke_where(
+        &self,
+        mut condition: Condition<'_>,
+        at: SystemTime,
+        reason: &str,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<u64, StoreError> {
+        condition.text += " AND k.is_active";
+        let step = if self.schema().has_details {
+            Step {
+                statement: "UPDATE api_keys SET is_active = FALSE, revoked_at = $1, \
+                     revoked_reason = $2 WHERE id IN ({ids})"
+                    .to_owned(),
+                values: vec![Value::Time(at), Value::Text(reason)],
+            }
+        } else {
+            let statement = "UPDATE api_keys SET is_active = FALSE WHERE id IN ({ids})".to_owned();
+            Step { statement, values: Vec::new() }
+        };
+        self.in_batches(Rows::keys(condition), &[step], progress).await
+    }
+}
+
+/// The keys past their expiry.
+fn expired(now: SystemTime) -> Condition<'static> {
+    let mut condition = Condition { text: "TRUE".to_owned(), values: Vec::new() };
+    condition.and("k.expires_at <= ?", Value::Time(now));
+    condition
+}
+
+/// The keys that a deprecation changes.
+fn deprecatable(filter: &KeyFilter, date: SystemTime, schema: Schema) -> Condition<'_> {
+    let mut condition = Condition::of(filter, schema);
+    let later = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
+    condition.and(later, Value::Time(date));
+    condition
+}
+
+/// The deprecations that an undoing takes back.
+fn deprecated(upgraded_only: bool, schema: Schema) -> Rows<'static> {
+    let text = match upgraded_only {
+        true if schema.has_details => "k.hash_format = 'hmac-sha256'",
+        true => "FALSE",
+        false => "TRUE",
+    };
+    Rows {
+        id: "d.key_id",
+        from: "FROM lexikon_auth_deprecations d JOIN api_keys k ON k.id = d.key_id",
+        lock: "FOR UPDATE OF d, k",
+        condition: Condition { text: text.to_owned(), values: Vec::new() },
+    }
+}
