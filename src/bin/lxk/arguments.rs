@@ -1,0 +1,139 @@
+//! The command line, and what is made from it: help, completions, manual pages.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::{cache, keys, migrate, schema, secret, transfer};
+
+const ENVIRONMENT: &str = "\
+Environment:
+  DATABASE_URL             sqlite:///path/to/keys.db or postgres://user:password@host/database
+  API_KEY_SECRET           the server secret, or API_KEY_SECRET_FILE, a file that holds it
+  API_KEY_SECRET_PREVIOUS  the secret before it, or API_KEY_SECRET_PREVIOUS_FILE
+  REDIS_URL                redis://host:port/number, where instances share a cache there
+  REDIS_PREFIX             what its names begin with, lexikon: unless set
+  NO_COLOR                 no colours, when set
+
+Exit codes:
+  0  done, or accepted
+  1  refused, or a check failed
+  2  the command, its environment or its input is wrong
+  3  the database or another service is unavailable";
+
+/// Manages the API keys of a service, and carries the migration from SHA-256 through.
+#[derive(Parser)]
+#[command(version, after_help = ENVIRONMENT, arg_required_else_help = true)]
+pub struct Arguments {
+    /// The database; DATABASE_URL unless given
+    #[arg(long, global = true, value_name = "URL")]
+    pub database_url: Option<String>,
+
+    /// Print objects, one a line, for programs to read
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make, check and change the server secret
+    #[command(subcommand)]
+    Secret(secret::Command),
+    Issue(keys::Issue),
+    /// Verify keys, one a line on standard input
+    ///
+    /// Prints an object for each, as it would be decided by an instance that follows the stored policy.
+    /// Nothing is written, and no key is printed.
+    #[command(after_help = "Example:\n  lxk verify < keys.txt")]
+    Verify,
+    List(keys::List),
+    Show(keys::Show),
+    Revoke(keys::Revoke),
+    Rotate(keys::Rotate),
+    Expire(keys::Expire),
+    /// Check whether all is well before a service starts; exit code 1 when anything is not
+    ///
+    /// Secret, database, schema, index, Redis and clock, and a key issued, verified and revoked in a
+    /// transaction that is rolled back.
+    Preflight,
+    /// Show or make the additive changes to the schema
+    #[command(subcommand)]
+    Schema(schema::Command),
+    /// Carry the migration from SHA-256 through
+    #[command(subcommand)]
+    Migrate(migrate::Command),
+    /// Print all records, without any key, as lines that import checks
+    #[command(after_help = "Example:\n  lxk export > keys.jsonl")]
+    Export,
+    Import(transfer::Import),
+    /// Look at and clear the cache in Redis
+    #[command(subcommand)]
+    Cache(cache::Command),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  lxk completions bash > /etc/bash_completion.d/lxk")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands to a folder
+    Manual {
+        /// The folder
+        #[arg(long, value_name = "PATH")]
+        folder: Option<PathBuf>,
+    },
+}
+
+/// Prints completions.
+pub fn completions(shell: clap_complete::Shell, output: &mut Output) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "lxk", &mut script);
+    Ok(std::io::Write::write_all(output.writer(), &script)?)
+}
+
+/// Prints the manual page of the command, or writes those of all.
+pub fn manual(folder: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
+    match folder {
+        Some(folder) => Ok(clap_mangen::generate_to(Arguments::command(), folder)?),
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
+            Ok(std::io::Write::write_all(output.writer(), &page)?)
+        }
+    }
+}
+
+/// Reads a span of time such as `30d`, `24h` or `90s`.
+pub fn span(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write it as 30d, 24h or 15min"))
+}
+
+/// Reads a date in UTC: `2026-12-01`, or `2026-12-01T12:00:00Z`.
+pub fn date(text: &str) -> Result<SystemTime, String> {
+    let time = match text.len() {
+        10 => humantime::parse_rfc3339(&format!("{text}T00:00:00Z")),
+        _ => humantime::parse_rfc3339_weak(text),
+    };
+    time.map_err(|error| format!("{error}; write it as 2026-12-01 or 2026-12-01T12:00:00Z"))
+}
+
+/// The time that lies so far back.
+pub fn ago(span: Duration) -> SystemTime {
+    SystemTime::now().checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The time that lies so far ahead, within what databases keep.
+pub fn ahead(span: Duration) -> Result<SystemTime, Failure> {
+    /// A thousand years, in seconds.
+    const LONGEST: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
+    match span <= LONGEST {
+        true => Ok(SystemTime::now() + span),
+        false => Err(Failure::Usage("the time is longer than 1000 years; shorten it".to_owned())),
+    }
+}

@@ -1,0 +1,169 @@
+//! What a command works on: the database, the server secret, and Redis where there is one.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use lexikon_auth::store::FeedEvent;
+use lexikon_auth::table::KeyTable;
+use lexikon_auth::{
+    Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
+    ServerSecret, SqliteStore,
+};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+use crate::failure::Failure;
+
+/// How long to wait for a connection or a lock. Nobody's request waits behind it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for Redis, which may have to be started or be far away.
+const REDIS_PATIENCE: Duration = Duration::from_secs(2);
+
+const NO_URL: &str = "no database is named; set DATABASE_URL or give --database-url, such as \
+     sqlite:///var/lib/lexikon/keys.db or postgres://lexikon@localhost/lexikon";
+const NO_TABLES: &str = "the database holds no table api_keys; check the URL, or make the tables \
+     with: lxk schema apply";
+const REDIS_IS_DOWN: &str = "Redis cannot be told of the change; entries of other instances live on \
+     there for up to their whole life. Once it is back, run: lxk cache clear --all";
+
+/// The database.
+pub struct Database {
+    pub table: KeyTable,
+    /// Its store, with the tier in Redis on top where there is one, so that what changes is forgotten.
+    pub store: DynKeyStore,
+    redis: Option<RedisStore<DynKeyStore>>,
+}
+
+impl Database {
+    /// Opens the database whose tables are there.
+    pub async fn open(url: Option<&str>) -> Result<Self, Failure> {
+        Self::on(connect(url, false).await?).await
+    }
+
+    /// Opens a database, and makes the tables in an empty one.
+    pub async fn open_or_create(url: Option<&str>) -> Result<Self, Failure> {
+        Self::on(connect(url, true).await?).await
+    }
+
+    async fn on(table: KeyTable) -> Result<Self, Failure> {
+        let redis = match variable("REDIS_URL") {
+            Some(url) => Some(redis(&url, &table).await?),
+            None => None,
+        };
+        let store = redis.clone().map_or_else(|| table.store(), DynKeyStore::new);
+        Ok(Self { table, store, redis })
+    }
+
+    /// Has the caches in Redis forget everything, where there are any: before many rows change, for those
+    /// that read in between, and after it.
+    pub async fn forget_cached(&self) {
+        let Some(redis) = &self.redis else { return };
+        redis.observe(&FeedEvent::Changed(Change::All)).await;
+        redis.invalidate(Change::All).await;
+        self.warn_if_untold();
+    }
+
+    /// Says so where Redis did not learn of a change.
+    pub fn warn_if_untold(&self) {
+        if self.redis.as_ref().is_some_and(|redis| !redis.is_used()) {
+            eprintln!("warning: {REDIS_IS_DOWN}");
+        }
+    }
+
+    pub fn redis(&self) -> Option<&RedisStore<DynKeyStore>> {
+        self.redis.as_ref()
+    }
+}
+
+/// A variable of the environment that is set to something.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The secrets of the environment.
+pub fn ring() -> Result<SecretRing, Failure> {
+    Ok(SecretRing::from_env()?)
+}
+
+/// Connects. The URL is not told in errors: it may hold a password.
+async fn connect(url: Option<&str>, may_create: bool) -> Result<KeyTable, Failure> {
+    let from_environment = variable("DATABASE_URL");
+    let url = url.or(from_environment.as_deref()).ok_or(Failure::Usage(NO_URL.to_owned()))?;
+    if url.starts_with("sqlite:") {
+        connect_sqlite(url, may_create).await
+    } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        connect_postgres(url, may_create).await
+    } else {
+        Err(Failure::Usage("the database URL begins with neither sqlite: nor postgres:".to_owned()))
+    }
+}
+
+async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
+    let options = SqliteConnectOptions::from_str(url).map_err(|_| bad_url("sqlite:///path"))?;
+    let options = options.busy_timeout(PATIENCE).create_if_missing(may_create);
+    let name = options.get_filename().display().to_string();
+    let pool = SqlitePoolOptions::new().acquire_timeout(PATIENCE).connect_with(options).await;
+    let pool = pool.map_err(|error| {
+        Failure::Unavailable(format!(
+            "{name} cannot be opened: {error}; check that the path names a database that may be read \
+             and written, or make one with: lxk schema apply"
+        ))
+    })?;
+    let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'api_keys'";
+    let tables: Result<i64, _> = sqlx::query_scalar(tables).fetch_one(&pool).await;
+    match tables {
+        Ok(0) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
+        Ok(_) => Ok(SqliteStore::with_pool(pool).await?.into()),
+        Err(error) => Err(Failure::Unavailable(format!("{name} cannot be read: {error}"))),
+    }
+}
+
+async fn connect_postgres(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| bad_url("postgres://user:password@host:port/database"))?;
+    let (host, port) = (options.get_host().to_owned(), options.get_port());
+    let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
+    let pool = pool.connect_with(options).await.map_err(|error| {
+        Failure::Unavailable(format!(
+            "PostgreSQL at {host}:{port} does not let this in: {error}; check that it runs, and the \
+             user, password and database of the URL"
+        ))
+    })?;
+    let is_there = "SELECT to_regclass('api_keys') IS NOT NULL";
+    let is_there: Result<bool, _> = sqlx::query_scalar(is_there).fetch_one(&pool).await;
+    match is_there {
+        Ok(false) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
+        Ok(_) => Ok(PostgresStore::with_pool(pool, PATIENCE).await?.into()),
+        Err(error) => Err(Failure::Unavailable(format!("{host}:{port} does not answer: {error}"))),
+    }
+}
+
+fn bad_url(form: &str) -> Failure {
+    Failure::Usage(format!("the database URL cannot be read; write it as {form}"))
+}
+
+async fn redis(url: &str, table: &KeyTable) -> Result<RedisStore<DynKeyStore>, Failure> {
+    let client = redis_client(url)?;
+    // What makes instances forget needs no secret, so a command that changes keys needs none either:
+    // entries made under another are not believed, and none are made here.
+    let ring = match SecretRing::from_env() {
+        Ok(ring) => ring,
+        Err(_) => SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?),
+    };
+    let options = redis_options().timeout(REDIS_PATIENCE);
+    Ok(RedisStore::new(table.store(), client, &ring, options).await)
+}
+
+pub fn redis_client(url: &str) -> Result<redis::Client, Failure> {
+    redis::Client::open(url).map_err(|_| {
+        Failure::Usage("REDIS_URL cannot be read; write it as redis://host:port/number".to_owned())
+    })
+}
+
+/// The options of the services, as far as their environment sets them.
+pub fn redis_options() -> RedisOptions {
+    match variable("REDIS_PREFIX") {
+        Some(prefix) => RedisOptions::default().prefix(&prefix),
+        None => RedisOptions::default(),
+    }
+}

@@ -1,0 +1,105 @@
+//! Why a command did not succeed, and the exit code that says so.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use lexikon_auth::{EntropyError, ManageError, SecretError, StoreError};
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was asked for is refused, or a check failed. Exit code 1.
+    Refused(String),
+    /// The command, its environment or its input is wrong. Exit code 2.
+    Usage(String),
+    /// Something that is needed does not answer. Exit code 3.
+    Unavailable(String),
+    /// Whoever read the output does not want more of it. No error.
+    ClosedPipe,
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::ClosedPipe => ExitCode::SUCCESS,
+            Self::Refused(_) => ExitCode::from(1),
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Unavailable(_) => ExitCode::from(3),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(text) | Self::Usage(text) | Self::Unavailable(text) => f.write_str(text),
+            Self::ClosedPipe => f.write_str("the output was closed"),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            StoreError::Schema(_) if text.contains("extend_schema") => {
+                Self::Refused(text.replace("run extend_schema", "run: lxk schema apply"))
+            }
+            StoreError::UnknownSecret { .. } => Self::Refused(text.replace(
+                "run add_secret when this one is new",
+                "run `lxk secret rotate add` when this one is new",
+            )),
+            StoreError::NotFound(_)
+            | StoreError::Conflict
+            | StoreError::UnknownOwner(_)
+            | StoreError::NotInForce(_)
+            | StoreError::Changed(_)
+            | StoreError::InvalidRow { .. }
+            | StoreError::Unstorable { .. } => Self::Refused(text),
+            // A missing right is said by the database itself.
+            StoreError::ReadOnly(source) => Self::Unavailable(format!("{text}: {source}")),
+            _ => Self::Unavailable(text),
+        }
+    }
+}
+
+impl From<ManageError> for Failure {
+    fn from(error: ManageError) -> Self {
+        match error {
+            ManageError::Store(error) => error.into(),
+            ManageError::Invalid { .. } => Self::Usage(error.to_string()),
+            error => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<SecretError> for Failure {
+    fn from(error: SecretError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<EntropyError> for Failure {
+    fn from(error: EntropyError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::ClosedPipe,
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<csv::Error> for Failure {
+    fn from(error: csv::Error) -> Self {
+        match error.into_kind() {
+            csv::ErrorKind::Io(error) => error.into(),
+            kind => Self::Unavailable(format!("{kind:?}")),
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! Commands about single keys, and lists of them.
+
+use std::io::{BufRead, Read};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, ValueEnum};
+use lexikon_auth::table::{KeyFilter, KnownFormat};
+use lexikon_auth::{
+    Clock, DynKeyStore, IssuedKey, KeyManager, KeyRecord, KeyStore, KeyUpdate, NewKey, Policy,
+    Rotation, StoreError, SystemClock, Verifier, VerifyError,
+};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::arguments::{ago, ahead, span};
+use crate::database::{Database, ring};
+use crate::failure::Failure;
+use crate::output::{Output, Progress, columns, counted, date, json_time};
+
+/// Issue a key, and print it: once, here
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lxk issue --owner user-1 --name deploy --scopes read,write --expires-in 90d
+  lxk --json issue --owner user-1 --name deploy --scopes read")]
+pub struct Issue {
+    /// Who the key belongs to: the id of a user
+    #[arg(long)]
+    owner: String,
+    /// What the owner calls it
+    #[arg(long)]
+    name: String,
+    /// What it may do, such as read,write; without any, nothing
+    #[arg(long, default_value = "")]
+    scopes: String,
+    /// When it expires, such as 30d; never unless given
+    #[arg(long, value_parser = span, value_name = "TIME")]
+    expires_in: Option<Duration>,
+}
+
+pub async fn issue(command: Issue, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let ring = ring()?;
+    let database = Database::open(url).await?;
+    database.table.check_secrets(&ring).await?;
+    let manager = KeyManager::new(database.store.clone(), &ring);
+    let mut new = NewKey::new(command.owner, &command.name).scopes(command.scopes);
+    if let Some(span) = command.expires_in {
+        new = new.expires_at(ahead(span)?);
+    }
+    let issued = manager.issue(new).await?;
+    database.warn_if_untold();
+    hand_over(&issued, &manager, output).await
+}
+
+/// Prints a new key; where it cannot be printed, nobody has it, and it is revoked.
+async fn hand_over(
+    issued: &IssuedKey,
+    manager: &KeyManager<DynKeyStore>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let IssuedKey { key, record } = issued;
+    let id = record.id.to_string();
+    let print = |output: &mut Output| {
+        output.object(&json!({
+            "id": id,
+            "key": key.expose_secret(),
+            "owner": record.owner.as_str(),
+            "name": record.name,
+            "scopes": record.scopes.iter().collect::<Vec<_>>(),
+            "expires_at": json_time(record.expires_at),
+        }))?;
+        output.line(format!("id       {id}"))?;
+        output.line(format!("key      {}", key.expose_secret()))?;
+        output.line(format!("expires  {}", date(record.expires_at, "never")))?;
+        output.line("The key is shown here, and nowhere else again.")?;
+        output.flush()
+    };
+    let Err(failure) = print(output) else { return Ok(()) };
+    manager.revoke(&record.id, Some("could not be printed")).await?;
+    Err(Failure::Unavailable(format!("key {id} could not be printed ({failure}), and was revoked")))
+}
+
+/// Longest line that is read, in bytes: no key is longer, and a file without lines is not held in memory.
+const LONGEST_LINE: u64 = 4096;
+
+pub async fn verify(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let ring = ring()?;
+    let database = Database::open(url).await?;
+    let policy = match database.table.policies(1).await?.first() {
+        Some(stored) => Policy::default().legacy(stored.policy),
+        None => Policy::default(),
+    };
+    let verifier = Verifier::new(database.store.clone(), ring).with_policy(policy);
+    let (mut refused, mut unavailable) = (0_u64, 0_u64);
+    let mut input = std::io::stdin().lock();
+    // Taken at once: a buffer that grows would leave copies of keys in freed memory.
+    let mut line = Zeroizing::new(Vec::with_capacity(LONGEST_LINE as usize + 1));
+    while input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? > 0 {
+        if line.len() as u64 == LONGEST_LINE && !line.ends_with(b"\n") {
+            return Err(Failure::Usage(
+                "a line is longer than any key; put one key on each".into(),
+            ));
+        }
+        let answer = verifier.verify(line.trim_ascii()).await;
+        match &answer {
+            Ok(_) => {}
+            Err(VerifyError::Refused(_)) => refused += 1,
+            Err(VerifyError::Unavailable(_)) => unavailable += 1,
+        }
+        let answer = described(&answer);
+        std::io::Write::write_fmt(output.writer(), format_args!("{answer}\n"))?;
+        output.flush()?;
+        line.clear();
+    }
+    match (unavailable, refused) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::Refused(format!("{} refused", counted(refused, "key")))),
+        _ => Err(Failure::Unavailable(format!(
+            "{} could not be verified; check the database",
+            counted(unavailable, "key")
+        ))),
+    }
+}
+
+fn described(answer: &Result<lexikon_auth::VerifiedKey, VerifyError>) -> Value {
+    match answer {
+        Ok(key) => json!({
+            "outcome": "accepted",
+            "reason": null,
+            "id": key.id().to_string(),
+            "owner": key.owner().as_str(),
+            "scopes": key.scopes().iter().collect::<Vec<_>>(),
+            "format": key.format().as_str(),
+        }),
+        Err(error) => {
+            let (outcome, reason) = match error.refusal() {
+                Some(refusal) => ("refused", refusal.as_str()),
+                None => ("unavailable", "store"),
+            };
+            let id = error.refusal().and_then(|refusal| refusal.key_id());
+            json!({
+                "outcome": outcome,
+                "reason": reason,
+                "id": id.map(ToString::to_string),
+                "owner": null,
+                "scopes": [],
+                "format": null,
+            })
+        }
+    }
+}
+
+/// List keys
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lxk list --owner user-1
+  lxk list --format sha256 --unused-since 90d
+  lxk --json list --expiring-in 7d")]
+pub struct List {
+    /// Of this owner alone
+    #[arg(long)]
+    owner: Option<String>,
+    /// Whose hash is known to have this format
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// That have not been used for so long, such as 30d
+    #[arg(long, value_parser = span, value_name = "TIME")]
+    unused_since: Option<Duration>,
+    /// That are in force and expire within so long, such as 7d
+    #[arg(long, value_parser = span, value_name = "TIME")]
+    expiring_in: Option<Duration>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    #[value(name = "hmac-sha256")]
+    HmacSha256,
+    Sha256,
+    Unknown,
+}
+
+pub async fn list(command: List, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let database = Database::open(url).await?;
+    let mut filter = KeyFilter::default();
+    if let Some(owner) = command.owner {
+        filter = filter.owner(owner);
+    }
+    if let Some(format) = command.format {
+        filter = filter.format(match format {
+            Format::HmacSha256 => KnownFormat::HmacSha256,
+            Format::Sha256 => KnownFormat::Sha256,
+            Format::Unknown => KnownFormat::Unknown,
+        });
+    }
+    if let Some(span) = command.unused_since {
+        filter = filter.unused_since(ago(span));
+    }
+    if let Some(span) = command.expiring_in {
+        filter = filter.in_force(SystemTime::now()).expiring_before(ahead(span)?);
+    }
+    let mut count = 0;
+    database
+        .table
+        .each_key(&filter, |key| {
+            if count == 0 {
+                output.line(HEADER())?;
+            }
+            count += 1;
+            print(&key.record, output)
+        })
+        .await?;
+    output.line(counted(count, "key"))
+}
+
+const HEADER: fn() -> String = || {
+    columns(&[
+        ("id", 36),
+        ("owner", 16),
+        ("name", 20),
+        ("scopes", 12),
+        ("format", 11),
+        ("state", 8),
+        ("last used", 16),
+        ("expires", 16),
+    ])
+};
+
+pub fn print(record: &KeyRecord, output: &mut Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.object(&object(record));
+    }
+    output.line(columns(&[
+        (&record.id.to_string(), 36),
+        (record.owner.as_str(), 16),
+        (&record.name, 20),
+        (record.scopes.as_str(), 12),
+        (record.format.map_or("unknown", |format| format.as_str()), 11),
+        (state(record), 8),
+        (&date(record.last_used_at, "never"), 16),
+        (&date(record.expires_at, "never"), 16),
+    ]))
+}
+
+fn state(record: &KeyRecord) -> &'static str {
+    if record.is_revoked() {
+        "revoked"
+    } else if record.is_expired(SystemClock.now()) {
+        "expired"
+    } else if !record.owner_active {
+        "disabled"
+    } else {
+        "in force"
+    }
+}
+
+/// A record for machines. Not its hash: that is what stands between a table and its keys.
+fn object(record: &KeyRecord) -> Value {
+    let revocation = record.revocation.as_deref();
+    json!({
+        "id": record.id.to_string(),
+        "owner": record.owner.as_str(),
+        "owner_active": record.owner_active,
+        "name": record.name,
+        "scopes": record.scopes.iter().collect::<Vec<_>>(),
+        "format": record.format.map(|format| format.as_str()),
+        "state": state(record),
+        "created_at": json_time(record.created_at),
+        "last_used_at": json_time(record.last_used_at),
+        "expires_at": json_time(record.expires_at),
+        "revoked_at": json_time(revocation.and_then(|revocation| revocation.at)),
+        "revoked_reason": revocation.and_then(|revocation| revocation.reason.as_deref()),
+    })
+}
+
+/// Show one key
+#[derive(Args)]
+pub struct Show {
+    /// The id of the key
+    id: String,
+}
+
+pub async fn show(command: Show, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let database = Database::open(url).await?;
+    let id = command.id.as_str().into();
+    let record = database.store.find_by_id(&id).await?.ok_or(StoreError::NotFound(id))?;
+    output.object(&object(&record))?;
+    if output.is_json() {
+        return Ok(());
+    }
+    let owner = if record.owner_active { "" } else { " (missing or not active)" };
+    output.line(format!("id         {}", record.id))?;
+    output.line(format!("owner      {}{owner}", record.owner))?;
+    output.line(format!("name       {}", record.name))?;
+    output.line(format!("scopes     {}", record.scopes))?;
+    output.line(format!(
+        "format     {}",
+        record.format.map_or("unknown", |format| format.as_str())
+    ))?;
+    output.line(format!("state      {}", state(&record)))?;
+    output.line(format!("created    {}", date(record.created_at, "unknown")))?;
+    output.line(format!("last used  {}", date(record.last_used_at, "never")))?;
+    output.line(format!("expires    {}", date(record.expires_at, "never")))?;
+    if let Some(revocation) = &record.revocation {
+        output.line(format!("revoked    {}", date(revocation.at, "at an unknown time")))?;
+        output.line(format!("reason     {}", revocation.reason.as_deref().unwrap_or("unknown")))?;
+    }
+    Ok(())
+}
+
+/// Revoke keys, for good and at once
+#[derive(Args)]
+#[command(after_help = "Example:
+  lxk revoke 3f0d0c5e-6f0b-4e0e-9d2b-0a4c3f1b7e55 --reason \"laptop lost\"")]
+pub struct Revoke {
+    /// The ids of the keys
+    #[arg(required = true)]
+    ids: Vec<String>,
+    /// Why, for those who look at the key later
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn revoke(
+    command: Revoke,
+    url: Option<&str>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let database = Database::open(url).await?;
+    // Revoking needs no secret; a manager holds one, to issue.
+    let reason = command.reason.as_deref();
+    if reason.is_some_and(|reason| reason.len() > 1024 || reason.contains('\0')) {
+        return Err(Failure::Usage(
+            "the reason is longer than 1024 bytes, or has a NUL in it".into(),
+        ));
+    }
+    let mut missing = Vec::new();
+    for id in &command.ids {
+        let done = match command.dry_run {
+            true => database.store.find_by_id(&id.as_str().into()).await?.map(drop).ok_or(()),
+            false => {
+                match database.store.revoke(&id.as_str().into(), SystemTime::now(), reason).await {
+                    Err(StoreError::NotFound(_)) => Err(()),
+                    done => Ok(done?),
+                }
+            }
+        };
+        let outcome = match (done, command.dry_run) {
+            (Ok(()), true) => "would be revoked",
+            (Ok(()), false) => "revoked",
+            (Err(()), _) => {
+                missing.push(id.as_str());
+                "not found"
+            }
+        };
+        output.object(&json!({"id": id, "outcome": outcome}))?;
+        output.line(format!("{id}  {outcome}"))?;
+    }
+    database.warn_if_untold();
+    match missing.as_slice() {
+        [] => Ok(()),
+        missing => {
+            let missing = missing.join(", ");
+            Err(Failure::Refused(format!("no key has the id {missing}; look it up with: lxk list")))
+        }
+    }
+}
+
+/// Replace a key: issue a successor, and let the old one expire
+#[derive(Args)]
+#[command(after_help = "Example:
+  lxk rotate 3f0d0c5e-6f0b-4e0e-9d2b-0a4c3f1b7e55 --overlap 24h")]
+pub struct Rotate {
+    /// The id of the key
+    id: String,
+    /// How long the old key stays valid, such as 24h; not at all unless given
+    #[arg(long, value_parser = span, value_name = "TIME", default_value = "0s")]
+    overlap: Duration,
+}
+
+pub async fn rotate(
+    command: Rotate,
+    url: Option<&str>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let ring = ring()?;
+    let database = Database::open(url).await?;
+    database.table.check_secrets(&ring).await?;
+    let manager = KeyManager::new(database.store.clone(), &ring);
+    ahead(command.overlap)?;
+    let rotation = Rotation::with_overlap(command.overlap);
+    let id = command.id.as_str().into();
+    let old = manager.find(&id).await?.ok_or(StoreError::NotFound(id))?;
+    let issued = manager.rotate(&old.id, rotation).await?;
+    database.warn_if_untold();
+    if let Err(failure) = hand_over(&issued, &manager, output).await {
+        // Nobody has the successor, so the old key has to go on.
+        let restored = KeyUpdate::default();
+        let restored = match old.expires_at {
+            Some(date) => restored.expires_at(date),
+            None => restored.never_expires(),
+        };
+        manager.update(&old.id, restored).await?;
+        return Err(failure);
+    }
+    Ok(())
+}
+
+/// Mark every key past its expiry as revoked, for readers that look at that alone
+#[derive(Args)]
+pub struct Expire {
+    /// Only say how many there are
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn expire(
+    command: Expire,
+    url: Option<&str>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let database = Database::open(url).await?;
+    let now = SystemTime::now();
+    let total = database.table.count_expired(now).await?;
+    if command.dry_run {
+        output.object(&json!({"would_expire": total}))?;
+        return output.line(format!("{} would be marked", counted(total, "key")));
+    }
+    database.forget_cached().await;
+    let mut progress = Progress::new(total);
+    let expired = database.table.expire(now, &mut |done| progress.set(done)).await;
+    drop(progress);
+    database.forget_cached().await;
+    let expired = expired?;
+    output.object(&json!({"expired": expired}))?;
+    output.line(format!("{} marked", counted(expired, "key")))
+}

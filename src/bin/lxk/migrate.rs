@@ -1,0 +1,620 @@
+//! The steps of the migration from SHA-256.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand, ValueEnum};
+use lexikon_auth::table::{KeyFilter, KeyTable, KnownFormat, ListedKey, StoredPolicy};
+use lexikon_auth::{LegacyPolicy, StoreError};
+use serde_json::{Value, json};
+
+use crate::arguments::{ago, ahead, date as parse_date, span};
+use crate::database::{Database, variable};
+use crate::failure::Failure;
+use crate::keys;
+use crate::output::{Mood, Output, Progress, columns, counted, date, json_time, waiting};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Subcommand)]
+pub enum Command {
+    Status(Status),
+    /// Show the policy that instances follow, or set it
+    Policy(Policy),
+    Owners(Owners),
+    Deprecate(Deprecate),
+    Revoke(Revoke),
+    RollbackCheck(RollbackCheck),
+}
+
+/// What tells legacy keys that no row marks.
+#[derive(Args)]
+struct Legacy {
+    /// When HMAC-SHA-256 was first deployed: keys made before are legacy, unless their row says otherwise
+    #[arg(long, value_parser = parse_date, value_name = "DATE")]
+    before: Option<SystemTime>,
+}
+
+impl Legacy {
+    fn keys(&self) -> KeyFilter {
+        KeyFilter::legacy(self.before)
+    }
+}
+
+pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let database = Database::open(url).await?;
+    match command {
+        Command::Status(command) => status(command, &database.table, output).await,
+        Command::Policy(command) => policy(command, &database.table, output).await,
+        Command::Owners(command) => owners(command, &database.table, output).await,
+        Command::Deprecate(command) => deprecate(command, &database, output).await,
+        Command::Revoke(command) => revoke(command, &database, output).await,
+        Command::RollbackCheck(command) => rollback_check(command, &database.table, output).await,
+    }
+}
+
+/// Show how far the migration is
+///
+/// The format of a key is known from its row, where issuing, use or an upgrade has marked it, and from
+/// --before. Otherwise it is unknown: both formats look alike.
+#[derive(Args)]
+#[command(after_help = "Example:\n  lxk migrate status --before 2026-11-01")]
+pub struct Status {
+    #[command(flatten)]
+    legacy: Legacy,
+}
+
+async fn status(
+    Status { legacy }: Status,
+    table: &KeyTable,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let now = SystemTime::now();
+    let status = waiting(table.migration_status(legacy.before, now)).await?;
+    output.line(columns(&[
+        ("format", 11),
+        ("known from", 10),
+        ("keys", 8),
+        ("in force", 8),
+        ("used 24 h", 9),
+        ("used 7 d", 8),
+        ("owners", 8),
+    ]))?;
+    for class in &status.classes {
+        let known_from = match (class.format, class.by_date) {
+            (KnownFormat::Unknown, _) => "-",
+            (_, true) => "date",
+            (_, false) => "row",
+        };
+        output.object(&json!({
+            "format": class.format.as_str(),
+            "known_from": (class.format != KnownFormat::Unknown).then_some(known_from),
+            "keys": class.keys,
+            "in_force": class.in_force,
+            "used_in_day": class.used_in_day,
+            "used_in_week": class.used_in_week,
+            "owners": class.owners,
+        }))?;
+        output.line(columns(&[
+            (class.format.as_str(), 11),
+            (known_from, 10),
+            (&class.keys.to_string(), 8),
+            (&class.in_force.to_string(), 8),
+            (&class.used_in_day.to_string(), 9),
+            (&class.used_in_week.to_string(), 8),
+            (&class.owners.to_string(), 8),
+        ]))?;
+    }
+    let policies = table.policies(1).await?;
+    let impact = status.impact;
+    output.object(&json!({
+        "policy": policies.first().map(policy_object),
+        "would_break": impact.keys,
+        "would_break_used_in_week": impact.used_in_week,
+        "would_break_owners": impact.owners,
+        "may_break": impact.unknown,
+    }))?;
+    output.line("")?;
+    output.line(format!("policy   {}", policy_line(policies.first())))?;
+    output.line(format!(
+        "refusing legacy keys now would break {} of {}, {} of them used in the last 7 days",
+        counted(impact.keys, "key"),
+        counted(impact.owners, "owner"),
+        impact.used_in_week
+    ))?;
+    if impact.unknown > 0 {
+        output.line(format!(
+            "and perhaps some of {} whose format is unknown; --before DATE tells more",
+            counted(impact.unknown, "key")
+        ))?;
+    }
+    chart(&waiting(table.last_legacy_uses(legacy.before, ago(30 * DAY))).await?, output)
+}
+
+/// When legacy keys were last used, a bar a day.
+fn chart(days: &[(String, u64)], output: &mut Output) -> Result<(), Failure> {
+    const WIDTH: u64 = 40;
+    let Some(most) = days.iter().map(|(_, count)| *count).max() else { return Ok(()) };
+    output.line("")?;
+    output.line("legacy keys by the day of their last use, as far as it has been recorded")?;
+    for (day, count) in days {
+        output.object(&json!({"day": day, "last_used": count}))?;
+        let bar = "█".repeat((count * WIDTH).div_ceil(most) as usize);
+        output.line(format!("{day}  {bar} {count}"))?;
+    }
+    Ok(())
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lxk migrate policy
+  lxk migrate policy shadow
+  lxk migrate policy accept-until 2026-12-01
+
+Instances that follow the stored policy do so within 2 seconds, without a restart:
+  accept        legacy keys are accepted
+  accept-until  until the date
+  upgrade       accepted, and their hash is replaced when they are used: v0.9 refuses them then
+  shadow        accepted, and what refuse would refuse is counted and logged
+  refuse        refused")]
+pub struct Policy {
+    /// The policy; without one, the latest are shown
+    policy: Option<PolicyName>,
+    /// The date of accept-until
+    #[arg(value_parser = parse_date, value_name = "DATE")]
+    date: Option<SystemTime>,
+    /// Who sets it; the user of this command unless given
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PolicyName {
+    Accept,
+    AcceptUntil,
+    Upgrade,
+    Shadow,
+    Refuse,
+}
+
+async fn policy(command: Policy, table: &KeyTable, output: &mut Output) -> Result<(), Failure> {
+    let Some(name) = command.policy else {
+        let policies = table.policies(10).await?;
+        for stored in &policies {
+            output.object(&policy_object(stored))?;
+            output.line(policy_line(Some(stored)))?;
+        }
+        return if policies.is_empty() { output.line(policy_line(None)) } else { Ok(()) };
+    };
+    let policy = match (name, command.date) {
+        (PolicyName::AcceptUntil, Some(date)) => LegacyPolicy::AcceptUntil(date),
+        (PolicyName::AcceptUntil, None) => {
+            return Err(Failure::Usage("accept-until needs a date, such as 2026-12-01".to_owned()));
+        }
+        (_, Some(_)) => {
+            return Err(Failure::Usage("only accept-until takes a date".to_owned()));
+        }
+        (PolicyName::Accept, None) => LegacyPolicy::Accept,
+        (PolicyName::Upgrade, None) => LegacyPolicy::UpgradeOnUse,
+        (PolicyName::Shadow, None) => LegacyPolicy::Shadow,
+        (PolicyName::Refuse, None) => LegacyPolicy::Refuse,
+    };
+    let by = command.by.or_else(|| variable("SUDO_USER")).or_else(|| variable("USER"));
+    let by = by.unwrap_or_else(|| "unknown".to_owned());
+    if by.len() > 1024 || by.contains('\0') {
+        return Err(Failure::Usage(
+            "--by is longer than 1024 bytes, or has a NUL in it".to_owned(),
+        ));
+    }
+    if command.dry_run {
+        let before = table.policies(1).await?;
+        output.line(format!("now      {}", policy_line(before.first())))?;
+        return output.line(format!("would be {}", words(policy)));
+    }
+    table.set_policy(policy, &by, SystemTime::now()).await?;
+    let stored = table.policies(1).await?;
+    output.object(&stored.first().map_or(Value::Null, policy_object))?;
+    output.line(policy_line(stored.first()))?;
+    output.line("Instances that follow it have it within 2 seconds.")
+}
+
+fn words(policy: LegacyPolicy) -> String {
+    match policy {
+        LegacyPolicy::AcceptUntil(until) => format!("accept-until {}", date(Some(until), "")),
+        policy => policy.as_str().to_owned(),
+    }
+}
+
+fn policy_line(stored: Option<&StoredPolicy>) -> String {
+    match stored {
+        Some(stored) => format!(
+            "{}, since {} by {}",
+            words(stored.policy),
+            date(Some(stored.changed_at), ""),
+            stored.changed_by
+        ),
+        None => "none stored: instances go by what their code says, accept unless told".to_owned(),
+    }
+}
+
+fn policy_object(stored: &StoredPolicy) -> Value {
+    let until = match stored.policy {
+        LegacyPolicy::AcceptUntil(date) => Some(date),
+        _ => None,
+    };
+    json!({
+        "policy": stored.policy.as_str(),
+        "accept_until": json_time(until),
+        "changed_at": json_time(Some(stored.changed_at)),
+        "changed_by": stored.changed_by,
+    })
+}
+
+/// List the owners who have to be told, with their legacy keys in force
+#[derive(Args)]
+#[command(after_help = "Example:\n  lxk migrate owners --csv > owners.csv")]
+pub struct Owners {
+    /// Print comma-separated values, with a header
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    #[command(flatten)]
+    legacy: Legacy,
+}
+
+async fn owners(command: Owners, table: &KeyTable, output: &mut Output) -> Result<(), Failure> {
+    let filter = command.legacy.keys().in_force(SystemTime::now()).by_owner();
+    if command.csv {
+        let mut csv = csv::Writer::from_writer(output.writer());
+        csv.write_record(["owner", "email", "key_id", "key_name", "last_used_at", "expires_at"])?;
+        let listed = table.each_key(&filter, |ListedKey { record, email, .. }| {
+            let time = |time: Option<SystemTime>| {
+                time.and_then(crate::output::timestamp).unwrap_or_default()
+            };
+            Ok::<_, Failure>(csv.write_record([
+                harmless(record.owner.as_str()),
+                harmless(email.as_deref().unwrap_or_default()),
+                harmless(&record.id.to_string()),
+                harmless(&record.name),
+                time(record.last_used_at),
+                time(record.expires_at),
+            ])?)
+        });
+        waiting(listed).await?;
+        return Ok(csv.flush()?);
+    }
+    let mut owner = None;
+    let (mut owners, mut keys) = (0, 0);
+    let listed = table.each_key(&filter, |ListedKey { record, email, .. }| {
+        output.object(&json!({
+            "owner": record.owner.as_str(),
+            "email": email,
+            "key_id": record.id.to_string(),
+            "key_name": record.name,
+            "last_used_at": json_time(record.last_used_at),
+            "expires_at": json_time(record.expires_at),
+        }))?;
+        if owner.as_ref() != Some(&record.owner) {
+            output.line(format!("{}  {}", record.owner, email.unwrap_or_default()))?;
+            owners += 1;
+        }
+        keys += 1;
+        output.line(format!(
+            "  {}  {}, last used {}, expires {}",
+            record.id,
+            record.name,
+            date(record.last_used_at, "never"),
+            date(record.expires_at, "never")
+        ))?;
+        owner = Some(record.owner);
+        Ok::<_, Failure>(())
+    });
+    listed.await?;
+    output.line(format!("{} of {}", counted(keys, "key"), counted(owners, "owner")))
+}
+
+/// A cell that no spreadsheet takes for a formula: names are their owners' choice.
+/// <https://owasp.org/www-community/attacks/CSV_Injection>
+fn harmless(text: &str) -> String {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
+    }
+}
+
+/// Have legacy keys expire, in instances of every version, or take that back
+///
+/// Sets their expiry to the date, never later than they had, and remembers what it was.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lxk migrate deprecate --revoke-in 7d --dry-run
+  lxk migrate deprecate --revoke-in 7d
+  lxk migrate deprecate --undo")]
+pub struct Deprecate {
+    /// When they expire, such as 7d
+    #[arg(long, value_parser = span, value_name = "TIME", required_unless_present = "undo")]
+    revoke_in: Option<Duration>,
+    /// Give keys back the expiry that they had
+    #[arg(long, conflicts_with_all = ["revoke_in", "before"])]
+    undo: bool,
+    /// With --undo: only keys whose hash has been upgraded since
+    #[arg(long, requires = "undo")]
+    upgraded: bool,
+    /// Only say how many keys would change
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    legacy: Legacy,
+}
+
+async fn deprecate(
+    command: Deprecate,
+    database: &Database,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let table = &database.table;
+    let Some(span) = command.revoke_in else { return undo(&command, database, output).await };
+    let (now, expires_at) = (SystemTime::now(), ahead(span)?);
+    let filter = command.legacy.keys();
+    let total = waiting(table.count_deprecatable(&filter, expires_at)).await?;
+    let word = if command.dry_run { "would expire" } else { "expire" };
+    let changed = match command.dry_run {
+        true => total,
+        false => {
+            let change = async |progress: &mut Progress| {
+                table.deprecate(&filter, expires_at, now, &mut |done| progress.set(done)).await
+            };
+            changing(database, total, change).await?
+        }
+    };
+    output.object(&json!({
+        "dry_run": command.dry_run,
+        "deprecated": changed,
+        "expires_at": json_time(Some(expires_at)),
+    }))?;
+    output.line(format!(
+        "{} {word} {}; take it back with: lxk migrate deprecate --undo",
+        counted(changed, "legacy key"),
+        date(Some(expires_at), "")
+    ))?;
+    say_unknown(table, &command.legacy, output).await
+}
+
+async fn undo(
+    command: &Deprecate,
+    database: &Database,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let table = &database.table;
+    let total = waiting(table.count_deprecated(command.upgraded)).await?;
+    if command.dry_run {
+        output.object(&json!({"dry_run": true, "restored": total}))?;
+        return output.line(format!("{} would be restored", counted(total, "key")));
+    }
+    let change = async |progress: &mut Progress| {
+        table.undo_deprecation(command.upgraded, &mut |done| progress.set(done)).await
+    };
+    let restored = changing(database, total, change).await?;
+    output.object(&json!({"dry_run": false, "restored": restored}))?;
+    output.line(format!("{} restored", counted(restored, "key")))
+}
+
+/// Changes many rows: with a progress bar, and caches that forget before and after.
+async fn changing(
+    database: &Database,
+    total: u64,
+    change: impl AsyncFnOnce(&mut Progress) -> Result<u64, StoreError>,
+) -> Result<u64, Failure> {
+    database.forget_cached().await;
+    let mut progress = Progress::new(total);
+    let changed = change(&mut progress).await;
+    drop(progress);
+    database.forget_cached().await;
+    changed.map_err(|error| match Failure::from(error) {
+        Failure::Unavailable(text) => Failure::Unavailable(format!(
+            "{text}; what was done stays done, run it again for the rest"
+        )),
+        failure => failure,
+    })
+}
+
+/// Says how many keys a step passed over because nothing tells their format.
+async fn say_unknown(
+    table: &KeyTable,
+    legacy: &Legacy,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let unknown = KeyFilter::default()
+        .format(KnownFormat::Unknown)
+        .first_deployed(legacy.before)
+        .in_force(SystemTime::now());
+    match waiting(table.count(&unknown)).await? {
+        0 => Ok(()),
+        count => {
+            let count = counted(count, "key");
+            eprintln!(
+                "note: {count} in force with an unknown format stay as they are; --before DATE tells more"
+            );
+            output.flush()
+        }
+    }
+}
+
+/// Revoke legacy keys, for good
+///
+/// Refused while any has been used lately, with a list of those.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lxk migrate revoke --dry-run
+  lxk migrate revoke --unused-for 48h")]
+pub struct Revoke {
+    /// How long none of them may have been used
+    #[arg(long, value_parser = span, value_name = "TIME", default_value = "24h")]
+    unused_for: Duration,
+    /// Revoke them even so
+    #[arg(long)]
+    force: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    legacy: Legacy,
+}
+
+async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Result<(), Failure> {
+    let table = &database.table;
+    let now = SystemTime::now();
+    let legacy = command.legacy.keys();
+    let in_use = legacy.clone().in_force(now).used_since(ago(command.unused_for));
+    let used = waiting(table.count(&in_use)).await?;
+    if used > 0 && !command.force {
+        list_some(table, &in_use, output).await?;
+        return Err(Failure::Refused(format!(
+            "{} used in the last {}; tell their owners, or say --force",
+            counted(used, "legacy key"),
+            humantime::format_duration(command.unused_for)
+        )));
+    }
+    let total = waiting(table.count(&legacy.clone().unrevoked())).await?;
+    let revoked = match command.dry_run {
+        true => total,
+        false => {
+            let change = async |progress: &mut Progress| {
+                let reason = "stored as plain SHA-256";
+                table.revoke_all(&legacy, now, reason, &mut |done| progress.set(done)).await
+            };
+            changing(database, total, change).await?
+        }
+    };
+    output.object(&json!({"dry_run": command.dry_run, "revoked": revoked}))?;
+    let word = if command.dry_run { "would be revoked" } else { "revoked" };
+    output.line(format!("{} {word}", counted(revoked, "legacy key")))?;
+    say_unknown(table, &command.legacy, output).await
+}
+
+/// How many keys are shown to people where there may be very many.
+const SHOWN: usize = 20;
+
+/// Lists keys: all for machines, some for people.
+pub async fn list_some(
+    table: &KeyTable,
+    filter: &KeyFilter,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let mut shown = 0;
+    let listed = table.each_key(filter, |key| {
+        if shown == SHOWN && !output.is_json() {
+            output.line("...")?;
+            return Err(Enough::Shown);
+        }
+        shown += 1;
+        Ok(keys::print(&key.record, output)?)
+    });
+    match listed.await {
+        Ok(()) | Err(Enough::Shown) => Ok(()),
+        Err(Enough::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Why a list ended before its end.
+enum Enough {
+    Shown,
+    Failed(Failure),
+}
+
+impl From<Failure> for Enough {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<StoreError> for Enough {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Show what a rollback to older code would do; exit code 1 when that is anything
+///
+/// v0.9 knows SHA-256 alone, v1.0 HMAC-SHA-256 under API_KEY_SECRET alone.
+#[derive(Args)]
+#[command(after_help = "Example:\n  lxk migrate rollback-check --to v0.9")]
+pub struct RollbackCheck {
+    /// The version
+    #[arg(long, value_enum)]
+    to: Version,
+    #[command(flatten)]
+    legacy: Legacy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Version {
+    #[value(name = "v0.9")]
+    V0_9,
+    #[value(name = "v1.0")]
+    V1_0,
+}
+
+async fn rollback_check(
+    command: RollbackCheck,
+    table: &KeyTable,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let now = SystemTime::now();
+    let refuses_legacy = match table.policies(1).await?.first().map(|stored| stored.policy) {
+        Some(LegacyPolicy::Refuse) => true,
+        Some(LegacyPolicy::AcceptUntil(date)) => date <= now,
+        _ => false,
+    };
+    let of = |format| {
+        KeyFilter::default().format(format).first_deployed(command.legacy.before).in_force(now)
+    };
+    let (stops, kept) = match command.to {
+        Version::V0_9 => (KnownFormat::HmacSha256, KnownFormat::Sha256),
+        Version::V1_0 => (KnownFormat::Sha256, KnownFormat::HmacSha256),
+    };
+    let mut effects = vec![
+        ("stops", "would no longer be accepted", of(stops)),
+        (
+            "may_stop",
+            "may no longer be accepted, their format is unknown",
+            of(KnownFormat::Unknown),
+        ),
+    ];
+    if refuses_legacy && kept == KnownFormat::Sha256 {
+        effects.push(("reopens", "are refused now, and would be accepted again", of(kept)));
+    }
+    if refuses_legacy && stops == KnownFormat::Sha256 {
+        // The policy refuses them already: nothing changes for them.
+        effects.remove(0);
+    }
+    let mut counts = BTreeMap::new();
+    for (effect, meaning, filter) in &effects {
+        let count = waiting(table.count(filter)).await?;
+        counts.insert(*effect, count);
+        let mood = if count == 0 { Mood::Good } else { Mood::Bad };
+        output.judged(mood, effect, &format!("{} {meaning}", counted(count, "key")))?;
+        if count > 0 {
+            if output.is_json() {
+                let listed = table.each_key(filter, |key| {
+                    output.object(&json!({
+                        "effect": effect,
+                        "id": key.record.id.to_string(),
+                        "owner": key.record.owner.as_str(),
+                        "last_used_at": json_time(key.record.last_used_at),
+                    }))
+                });
+                listed.await?;
+            } else {
+                list_some(table, filter, output).await?;
+            }
+        }
+    }
+    output.object(&json!({"counts": counts}))?;
+    match counts.values().sum() {
+        0 => Ok(()),
+        count => Err(Failure::Refused(format!("{} concerned", counted(count, "key")))),
+    }
+}

@@ -1,0 +1,165 @@
+//! Whether all is well before a service starts.
+
+use std::time::{Duration, SystemTime};
+
+use lexikon_auth::{ManageError, SecretRing, StoreError};
+use serde_json::json;
+
+use crate::cache::Stats;
+use crate::database::{Database, variable};
+use crate::failure::Failure;
+use crate::output::{Mood, Output};
+
+/// How far clocks may be apart: dates of expiry and cut-off are as exact as this.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+/// A date before which no clock that is set can be: 2026-01-01.
+const EPOCH: Duration = Duration::from_secs(1_767_225_600);
+
+/// What a check found.
+enum Finding {
+    Good(String),
+    /// Nothing to check, or nothing that a service could not live with.
+    Doubtful(String),
+    Bad(String),
+}
+
+use Finding::{Bad, Doubtful, Good};
+
+struct Report<'a> {
+    output: &'a mut Output,
+    failed: u64,
+}
+
+impl Report<'_> {
+    fn line(&mut self, check: &str, finding: Finding) -> Result<(), Failure> {
+        let (mood, word, text) = match finding {
+            Good(text) => (Mood::Good, "ok", text),
+            Doubtful(text) => (Mood::Doubtful, "note", text),
+            Bad(text) => (Mood::Bad, "failed", text),
+        };
+        self.failed += u64::from(mood == Mood::Bad);
+        self.output.object(&json!({"check": check, "result": word, "detail": text}))?;
+        self.output.judged(mood, word, &format!("{check:<10} {text}"))?;
+        self.output.flush()
+    }
+}
+
+pub async fn run(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let mut report = Report { output, failed: 0 };
+    let ring = SecretRing::from_env();
+    report.line(
+        "secret",
+        match &ring {
+            Ok(ring) => Good(format!("strong, fingerprint {}", ring.current().fingerprint())),
+            Err(error) => Bad(error.to_string()),
+        },
+    )?;
+    let database = Database::open(url).await;
+    report.line(
+        "database",
+        match &database {
+            Ok(_) => Good("reachable, and of a known shape".to_owned()),
+            Err(error) => Bad(error.to_string()),
+        },
+    )?;
+    if let Ok(database) = &database {
+        check_database(database, ring.as_ref().ok(), &mut report).await?;
+    }
+    report.line("redis", check_redis().await)?;
+    let failed = report.failed;
+    match failed {
+        0 => Ok(()),
+        1 => Err(Failure::Refused("1 check failed".to_owned())),
+        _ => Err(Failure::Refused(format!("{failed} checks failed"))),
+    }
+}
+
+async fn check_database(
+    database: &Database,
+    ring: Option<&SecretRing>,
+    report: &mut Report<'_>,
+) -> Result<(), Failure> {
+    let table = &database.table;
+    let finding = match table.missing_schema().await {
+        Ok(missing) if missing.is_empty() => Good("extension applied".to_owned()),
+        Ok(_) => {
+            Doubtful("extension not applied: formats stay unknown; lxk schema apply".to_owned())
+        }
+        Err(error) => Bad(error.to_string()),
+    };
+    report.line("schema", finding)?;
+    let finding = match table.has_hash_index().await {
+        Ok(true) => Good("on key_hash".to_owned()),
+        Ok(false) => Bad(
+            "none on key_hash: every verification reads the whole table; run: CREATE UNIQUE INDEX \
+             ix_api_keys_key_hash ON api_keys (key_hash)"
+                .to_owned(),
+        ),
+        Err(error) => Bad(error.to_string()),
+    };
+    report.line("index", finding)?;
+    let finding = match (ring, table.secrets().await) {
+        (None, _) => Bad("no secret to compare with".to_owned()),
+        (_, Err(error)) => Bad(error.to_string()),
+        (Some(_), Ok(known)) if known.is_empty() => Doubtful(
+            "the database knows no secret yet; the first service that starts tells it".into(),
+        ),
+        (Some(ring), Ok(known)) => {
+            let current = ring.current().fingerprint().to_string();
+            match known.iter().any(|secret| secret.fingerprint == current) {
+                true => Good("the database was written under it".to_owned()),
+                false => Bad(format!(
+                    "{current} is not known to the database, which was written under {}; set the right \
+                     API_KEY_SECRET, or run `lxk secret rotate add` when this one is new",
+                    known.iter().map(|secret| &*secret.fingerprint).collect::<Vec<_>>().join(", ")
+                )),
+            }
+        }
+    };
+    report.line("match", finding)?;
+    report.line("clock", check_clock(table.latest_time().await))?;
+    if let Some(ring) = ring {
+        let finding = match table.try_round_trip(ring).await {
+            Ok(()) => Good("issued, verified, revoked, rolled back".to_owned()),
+            Err(ManageError::Store(StoreError::UnknownOwner(_))) => {
+                Doubtful("not tried: there is no active user to issue a key to".to_owned())
+            }
+            Err(error) => Bad(error.to_string()),
+        };
+        report.line("round trip", finding)?;
+    }
+    Ok(())
+}
+
+fn check_clock(latest: Result<Option<SystemTime>, StoreError>) -> Finding {
+    let now = SystemTime::now();
+    if now < SystemTime::UNIX_EPOCH + EPOCH {
+        return Bad("this machine's clock is not set".to_owned());
+    }
+    match latest {
+        Ok(Some(latest)) if latest > now + CLOCK_TOLERANCE => {
+            Bad("this machine's clock is behind the database; set both by NTP".to_owned())
+        }
+        Ok(_) => Good("not behind the database".to_owned()),
+        Err(error) => Bad(error.to_string()),
+    }
+}
+
+async fn check_redis() -> Finding {
+    let Some(url) = variable("REDIS_URL") else {
+        return Doubtful("not checked: REDIS_URL is not set".to_owned());
+    };
+    match Stats::read(&url).await {
+        Err(failure) => Bad(failure.to_string()),
+        Ok(stats) if stats.limit == 0 => {
+            Bad("has no memory limit; set maxmemory, and maxmemory-policy to volatile-ttl"
+                .to_owned())
+        }
+        Ok(stats) if !matches!(&*stats.policy, "noeviction" | "volatile-ttl") => Bad(format!(
+            "maxmemory-policy is {}, which may drop the times of changes before the entries they \
+             concern; set it to volatile-ttl or noeviction",
+            stats.policy
+        )),
+        Ok(stats) => Good(format!("{} bytes at most, {}", stats.limit, stats.policy)),
+    }
+}

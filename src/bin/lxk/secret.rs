@@ -1,0 +1,272 @@
+//! Commands about the server secret.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Subcommand;
+use lexikon_auth::table::{KeyFilter, KnownSecret};
+use lexikon_auth::{SecretRing, ServerSecret};
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use crate::arguments::{ago, date as parse_date};
+use crate::database::{Database, ring, variable};
+use crate::failure::Failure;
+use crate::migrate::list_some;
+use crate::output::{Mood, Output, columns, counted, date, json_time, waiting};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Draw a new secret and print it
+    #[command(after_help = "Example:\n  (umask 077; lxk secret generate > secret.txt)")]
+    Generate,
+    /// Check the strength of the secret, and whether the database knows it
+    Check,
+    /// Change the secret: add, switch, watch, remove
+    #[command(
+        subcommand,
+        after_help = "\
+The sequence:
+  1  lxk secret generate, and give it to every instance as API_KEY_SECRET_PREVIOUS
+  2  lxk secret rotate add      the database learns the new secret
+  3  swap the two on every instance, and restart it
+  4  lxk secret rotate switch   once every instance runs with the new one
+  5  lxk secret rotate status   until no key needs the old one: rotate those that do
+  6  lxk secret rotate remove FINGERPRINT, and take the old one from every instance"
+    )]
+    Rotate(#[command(subcommand)] Rotate),
+}
+
+#[derive(Subcommand)]
+pub enum Rotate {
+    /// Let the database know every secret of the environment
+    Add {
+        /// Only say what would be added
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Say that every instance has API_KEY_SECRET as its current secret, from now on
+    Switch {
+        /// Only check that it can be said
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show the secrets, and which keys still need an old one
+    Status(Legacy),
+    /// Forget an old secret, once no key needs it
+    Remove {
+        /// Its fingerprint, as status shows it
+        fingerprint: String,
+        #[command(flatten)]
+        legacy: Legacy,
+        /// Only check that it can go
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// What tells legacy keys, which need no secret.
+#[derive(clap::Args)]
+pub struct Legacy {
+    /// When HMAC-SHA-256 was first deployed: keys made before are legacy, and need no secret
+    #[arg(long, value_parser = parse_date, value_name = "DATE")]
+    before: Option<SystemTime>,
+}
+
+pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::Generate => generate(output),
+        Command::Check => check(url, output).await,
+        Command::Rotate(Rotate::Add { dry_run }) => add(dry_run, url, output).await,
+        Command::Rotate(Rotate::Switch { dry_run }) => switch(dry_run, url, output).await,
+        Command::Rotate(Rotate::Status(legacy)) => status(legacy, url, output).await,
+        Command::Rotate(Rotate::Remove { fingerprint, legacy, dry_run }) => {
+            remove(&fingerprint, legacy, dry_run, url, output).await
+        }
+    }
+}
+
+fn generate(output: &mut Output) -> Result<(), Failure> {
+    let secret = ServerSecret::generate()?;
+    let fingerprint = ServerSecret::new(&secret)?.fingerprint().to_string();
+    output.object(&json!({"secret": secret.expose_secret(), "fingerprint": fingerprint}))?;
+    // Alone on its line, so that the output can be a secret file.
+    output.line(secret.expose_secret())?;
+    eprintln!("fingerprint {fingerprint}");
+    Ok(())
+}
+
+async fn check(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let ring = ring()?;
+    let is_named = url.is_some() || variable("DATABASE_URL").is_some();
+    let known = match is_named {
+        true => Some(Database::open(url).await?.table.secrets().await?),
+        false => None,
+    };
+    let mut is_unknown = false;
+    for (index, fingerprint) in ring.fingerprints().enumerate() {
+        let fingerprint = fingerprint.to_string();
+        let role = if index == 0 { "current" } else { "retired" };
+        let knowledge = match known.as_deref() {
+            None => "not asked",
+            Some([]) => "knows none yet",
+            Some(known) if knows(known, &fingerprint) => "known",
+            Some(_) => "unknown",
+        };
+        is_unknown |= knowledge == "unknown" && index == 0;
+        output.object(&json!({
+            "fingerprint": fingerprint,
+            "role": role,
+            "strong": true,
+            "database": knowledge,
+        }))?;
+        output.line(format!("{fingerprint}  {role}, strong; database: {knowledge}"))?;
+    }
+    match is_unknown {
+        true => Err(unknown(&ring)),
+        false => Ok(()),
+    }
+}
+
+fn knows(known: &[KnownSecret], fingerprint: &str) -> bool {
+    known.iter().any(|secret| secret.fingerprint == fingerprint)
+}
+
+fn unknown(ring: &SecretRing) -> Failure {
+    Failure::Refused(format!(
+        "the database does not know the current secret {}; set the right API_KEY_SECRET, or run \
+         `lxk secret rotate add` when this one is new",
+        ring.current().fingerprint()
+    ))
+}
+
+async fn add(dry_run: bool, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let ring = ring()?;
+    let table = Database::open(url).await?.table;
+    let known = table.secrets().await?;
+    for secret in ring.secrets() {
+        let fingerprint = secret.fingerprint().to_string();
+        let outcome = match (knows(&known, &fingerprint), dry_run) {
+            (true, _) => "known already",
+            (false, true) => "would be added",
+            (false, false) => {
+                table.add_secret(secret).await?;
+                "added"
+            }
+        };
+        output.object(&json!({"fingerprint": fingerprint, "outcome": outcome}))?;
+        output.line(format!("{fingerprint}  {outcome}"))?;
+    }
+    Ok(())
+}
+
+async fn switch(dry_run: bool, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let ring = ring()?;
+    let table = Database::open(url).await?.table;
+    let fingerprint = ring.current().fingerprint().to_string();
+    if !knows(&table.secrets().await?, &fingerprint) {
+        return Err(unknown(&ring));
+    }
+    if dry_run {
+        return output.line(format!("{fingerprint} would be noted as the current secret"));
+    }
+    table.switch_to_secret(ring.current(), SystemTime::now()).await?;
+    let known = table.secrets().await?;
+    let since = known.into_iter().find(|secret| secret.fingerprint == fingerprint);
+    let since = since.and_then(|secret| secret.current_since);
+    output.object(&json!({"fingerprint": fingerprint, "current_since": json_time(since)}))?;
+    output.line(format!("{fingerprint}  is the current secret since {}", date(since, "now")))
+}
+
+async fn status(legacy: Legacy, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let ring = ring()?;
+    let table = Database::open(url).await?.table;
+    let current = ring.current().fingerprint().to_string();
+    let known = table.secrets().await?;
+    output.line(columns(&[("fingerprint", 16), ("added", 16), ("current since", 16)]))?;
+    for KnownSecret { fingerprint, added_at, current_since, .. } in &known {
+        let role = match *fingerprint == current {
+            true => "  <- API_KEY_SECRET",
+            false => "",
+        };
+        output.object(&json!({
+            "fingerprint": fingerprint,
+            "added_at": json_time(*added_at),
+            "current_since": json_time(*current_since),
+            "current": *fingerprint == current,
+        }))?;
+        output.line(columns(&[
+            (fingerprint, 16),
+            (&date(*added_at, "unknown"), 16),
+            (&(date(*current_since, "-") + role), 16),
+        ]))?;
+    }
+    let since = known.iter().find(|secret| secret.fingerprint == current);
+    let Some(since) = since.and_then(|secret| secret.current_since) else {
+        return output.line(
+            "It is not noted since when every instance has the current secret; once it does, run: \
+             lxk secret rotate switch",
+        );
+    };
+    let bound = bound(since, &legacy);
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+    let keys = waiting(table.count(&bound)).await?;
+    let used = waiting(table.count(&bound.used_since(ago(WEEK)))).await?;
+    output.object(&json!({"needing_older": keys, "needing_older_used_in_week": used}))?;
+    output.line(format!(
+        "{} may need an older secret, {used} of them used in the last 7 days",
+        counted(keys, "key")
+    ))
+}
+
+/// The keys that may have been issued under a secret before the one that is current since then.
+fn bound(since: SystemTime, legacy: &Legacy) -> KeyFilter {
+    KeyFilter::default()
+        .usable(SystemTime::now())
+        .first_deployed(legacy.before)
+        .bound_to_secret_before(since)
+}
+
+async fn remove(
+    fingerprint: &str,
+    legacy: Legacy,
+    dry_run: bool,
+    url: Option<&str>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let ring = ring()?;
+    let table = Database::open(url).await?.table;
+    let known = table.secrets().await?;
+    let current = ring.current().fingerprint().to_string();
+    if !knows(&known, fingerprint) {
+        let problem = format!(
+            "the database does not know {fingerprint}; lxk secret rotate status lists what it knows"
+        );
+        return Err(Failure::Refused(problem));
+    }
+    if fingerprint == current {
+        let problem =
+            "this is the current secret; swap API_KEY_SECRET and API_KEY_SECRET_PREVIOUS first";
+        return Err(Failure::Refused(problem.to_owned()));
+    }
+    let since = known.iter().find(|secret| secret.fingerprint == current);
+    let Some(since) = since.and_then(|secret| secret.current_since) else {
+        let problem = "it is not noted since when every instance has the current secret; run first: lxk secret rotate switch";
+        return Err(Failure::Refused(problem.to_owned()));
+    };
+    let bound = bound(since, &legacy);
+    let needing = waiting(table.count(&bound)).await?;
+    if needing > 0 {
+        list_some(&table, &bound, output).await?;
+        return Err(Failure::Refused(format!(
+            "{} may still need it; rotate or revoke them first, or wait for their expiry",
+            counted(needing, "key")
+        )));
+    }
+    if !dry_run {
+        table.forget_secret(fingerprint).await?;
+    }
+    let outcome = if dry_run { "could be removed" } else { "removed" };
+    output.object(&json!({"fingerprint": fingerprint, "outcome": outcome}))?;
+    output.judged(Mood::Good, outcome, fingerprint)?;
+    output.line("Take it from API_KEY_SECRET_PREVIOUS of every instance.")
+}

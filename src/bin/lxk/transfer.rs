@@ -1,0 +1,254 @@
+//! Records out and in, as JSON lines with digests.
+//!
+//! ```text
+//! {"record":{"id":…,"owner":…,"hash":…,…}}     one for each key, in the order of ids
+//! {"checkpoint":{"records":1000,"sha256":…}}   after every thousand
+//! {"end":{"records":1234,"sha256":…}}          at the end
+//! ```
+//!
+//! A digest is that of all lines with records before it, with their newlines.
+
+use std::io::{BufRead, Read, Write};
+use std::time::SystemTime;
+
+use clap::Args;
+use lexikon_auth::table::{KeyFilter, KeyTable};
+use lexikon_auth::{HashFormat, KeyHash, KeyRecord, Revocation};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::database::Database;
+use crate::failure::Failure;
+use crate::output::{Output, Progress, counted, json_time, timestamp};
+
+/// Records between two checkpoints, and in one transaction.
+const BATCH: usize = 1000;
+/// Longest line, in bytes: a record's texts are of 1024 bytes where this crate wrote them.
+const LONGEST_LINE: u64 = 1 << 20;
+
+pub async fn export(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let table = Database::open(url).await?.table;
+    let all = KeyFilter::default();
+    let mut progress = Progress::new(table.count(&all).await?);
+    let mut digest = Sha256::new();
+    let mut count = 0;
+    let listed = table.each_key(&all, |key| {
+        let line = format!("{}\n", json!({"record": object(&key.record)}));
+        digest.update(&line);
+        count += 1;
+        output.writer().write_all(line.as_bytes())?;
+        if count % BATCH == 0 {
+            progress.set(count as u64);
+            writeln!(output.writer(), "{}", json!({"checkpoint": proof(count, &digest)}))?;
+        }
+        Ok::<_, Failure>(())
+    });
+    listed.await?;
+    writeln!(output.writer(), "{}", json!({"end": proof(count, &digest)}))?;
+    output.flush()?;
+    drop(progress);
+    eprintln!("{} exported", counted(count as u64, "record"));
+    Ok(())
+}
+
+fn proof(count: usize, digest: &Sha256) -> Value {
+    json!({"records": count, "sha256": hex::encode(digest.clone().finalize())})
+}
+
+fn object(record: &KeyRecord) -> Value {
+    let revocation = record
+        .revocation
+        .as_deref()
+        .map(|revocation| json!({"at": json_time(revocation.at), "reason": revocation.reason}));
+    json!({
+        "id": record.id.to_string(),
+        "owner": record.owner.as_str(),
+        "owner_active": record.owner_active,
+        "hash": record.hash.to_hex(),
+        "format": record.format.map(|format| format.as_str()),
+        "name": record.name,
+        "scopes": record.scopes.as_str(),
+        "created_at": json_time(record.created_at),
+        "last_used_at": json_time(record.last_used_at),
+        "expires_at": json_time(record.expires_at),
+        "revoked": revocation,
+    })
+}
+
+/// Read records that export printed, from standard input
+///
+/// Every thousand are checked and written at a time. What is there already is passed over, so an import
+/// that was interrupted is run again with the whole file.
+#[derive(Args)]
+#[command(after_help = "Example:\n  lxk import < keys.jsonl")]
+pub struct Import {
+    /// Only check the input
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn import(
+    command: Import,
+    url: Option<&str>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let database = Database::open_or_create(url).await?;
+    let mut import = Importing {
+        table: (!command.dry_run).then_some(&database.table),
+        digest: Sha256::new(),
+        count: 0,
+        batch: Vec::with_capacity(BATCH),
+        added: 0,
+        unchanged: 0,
+    };
+    if import.table.is_some() {
+        database.forget_cached().await;
+    }
+    let done = import.read(&mut std::io::stdin().lock()).await;
+    if import.table.is_some() {
+        database.forget_cached().await;
+    }
+    let Importing { count, added, unchanged, .. } = import;
+    if let Err(failure) = done {
+        let so_far = format!("{} added so far", counted(added, "record"));
+        return Err(match failure {
+            Failure::Refused(text) => Failure::Refused(format!("{text}; {so_far}")),
+            Failure::Unavailable(text) => {
+                Failure::Unavailable(format!("{text}; {so_far}, run it again with the whole input"))
+            }
+            failure => failure,
+        });
+    }
+    output.object(&json!({
+        "dry_run": command.dry_run,
+        "records": count,
+        "added": added,
+        "unchanged": unchanged,
+    }))?;
+    let count = counted(count as u64, "record");
+    match command.dry_run {
+        true => output.line(format!("{count} well-formed, digests right")),
+        false => output.line(format!("{count}: {added} added, {unchanged} there already")),
+    }
+}
+
+struct Importing<'a> {
+    table: Option<&'a KeyTable>,
+    digest: Sha256,
+    count: usize,
+    batch: Vec<KeyRecord>,
+    added: u64,
+    unchanged: u64,
+}
+
+impl Importing<'_> {
+    async fn read(&mut self, input: &mut impl BufRead) -> Result<(), Failure> {
+        let mut progress = Progress::new(0);
+        let mut line = String::new();
+        let mut number = 0_u64;
+        loop {
+            line.clear();
+            number += 1;
+            let wrong = |problem: &str| Failure::Refused(format!("line {number} {problem}"));
+            let length = input.by_ref().take(LONGEST_LINE).read_line(&mut line);
+            let length = length.map_err(|_| wrong("is not UTF-8 text"))?;
+            if length == 0 {
+                return Err(Failure::Refused("the input ends before its end line".to_owned()));
+            }
+            let not_json = || wrong("is not what export prints");
+            let object: Value = serde_json::from_str(&line).map_err(|_| not_json())?;
+            if let Some(record) = object.get("record") {
+                if self.batch.len() == BATCH {
+                    return Err(wrong("comes where a checkpoint is due"));
+                }
+                self.digest.update(&line);
+                self.count += 1;
+                self.batch.push(
+                    record_of(record)
+                        .map_err(|field| wrong(&format!("has no readable {field}")))?,
+                );
+            } else if let Some(proof) = object.get("checkpoint") {
+                self.check(proof).map_err(wrong)?;
+                self.write().await?;
+                progress.set(self.count as u64);
+            } else if let Some(proof) = object.get("end") {
+                self.check(proof).map_err(wrong)?;
+                self.write().await?;
+                line.clear();
+                return match input.by_ref().take(1).read_line(&mut line) {
+                    Ok(0) => Ok(()),
+                    _ => Err(Failure::Refused(format!("more comes after the end, line {number}"))),
+                };
+            } else {
+                return Err(not_json());
+            }
+        }
+    }
+
+    fn check(&self, claimed: &Value) -> Result<(), &'static str> {
+        let actual = proof(self.count, &self.digest);
+        if claimed["records"] != actual["records"] {
+            return Err("counts other records than came before it");
+        }
+        if claimed["sha256"] != actual["sha256"] {
+            return Err("has another digest than the records before it, which were altered");
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<(), Failure> {
+        let batch = std::mem::take(&mut self.batch);
+        let Some(table) = self.table else { return Ok(()) };
+        let imported = table.import(&batch).await?;
+        if let Some(first) = imported.conflicts.first() {
+            return Err(Failure::Refused(format!(
+                "{} differ from what is there under the same id or hash, {first} the first; nothing \
+                 from here on was added",
+                counted(imported.conflicts.len() as u64, "record")
+            )));
+        }
+        self.added += imported.added;
+        self.unchanged += imported.unchanged;
+        Ok(())
+    }
+}
+
+/// From what [`object`] made, or the name of the field that is wrong.
+fn record_of(object: &Value) -> Result<KeyRecord, &'static str> {
+    let text = |name| object.get(name).and_then(Value::as_str).ok_or(name);
+    let hash = KeyHash::from_hex(text("hash")?).ok_or("hash")?;
+    let mut record = KeyRecord::new(text("id")?.into(), text("owner")?.into(), hash);
+    record.owner_active =
+        object.get("owner_active").and_then(Value::as_bool).ok_or("owner_active")?;
+    record.name = text("name")?.into();
+    record.scopes = text("scopes")?.into();
+    record.format = match &object["format"] {
+        Value::Null => None,
+        format => Some(format.as_str().and_then(HashFormat::from_name).ok_or("format")?),
+    };
+    record.created_at = time(object, "created_at")?;
+    record.last_used_at = time(object, "last_used_at")?;
+    record.expires_at = time(object, "expires_at")?;
+    record.revocation = match &object["revoked"] {
+        Value::Null => None,
+        revoked => Some(Box::new(Revocation {
+            at: time(revoked, "at")?,
+            reason: revoked["reason"].as_str().map(Into::into),
+        })),
+    };
+    Ok(record)
+}
+
+fn time(object: &Value, name: &'static str) -> Result<Option<SystemTime>, &'static str> {
+    match &object[name] {
+        Value::Null => Ok(None),
+        Value::String(text) => {
+            let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| name)?.into();
+            // What is read is what was written.
+            (timestamp(time).as_ref() == Some(text)).then_some(Some(time)).ok_or(name)
+        }
+        _ => Err(name),
+    }
+}
