@@ -225,9 +225,9 @@ async fn the_status_tells_what_is_known_and_from_where() {
             })
             .collect();
         let expected = [
-            (("sha256", true), 1, 1, (1, 1), 1),
             (("hmac-sha256", false), 1, 1, (0, 0), 1),
             (("sha256", false), 4, 3, (1, 2), 2),
+            (("sha256", true), 1, 1, (1, 1), 1),
             (("unknown", false), 1, 1, (0, 0), 1),
         ];
         assert_eq!(classes, expected);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use lexikon_auth::store::{ChangeFeed, RedisCounts};
 use lexikon_auth::{
-    CacheOptions, CachedStore, DynKeyStore, Follower, KeyId, KeyStore, PostgresStore, RedisOptions,
-    RedisStore, SqliteStore, StoreError,
+    CacheOptions, CachedStore, DynKeyStore, Follower, KeyId, KeyStore, PolicyFollower,
+    PostgresStore, RedisOptions, RedisStore, SqliteStore, StoreError, Verifier,
 };
 use tempfile::TempDir;
 
@@ -42,7 +42,7 @@ impl Backend {
             Some(path) => {
                 let store = SqliteStore::open_or_create(path).await?.extend_schema().await?;
                 store.check_secrets(&config.ring).await?;
-                // Nobody else writes to this file: changes go through the cache, which sees them.
+                // Changes go through the cache, which sees them; those of `lxk` show after a minute.
                 let options = CacheOptions::default().max_age_unfollowed(Duration::from_secs(60));
                 let database = Database::Sqlite(store.clone());
                 Self::over(
@@ -107,6 +107,17 @@ impl Backend {
     /// Whether changes that others make are being reported. `None`: there are no others.
     pub fn is_followed(&self) -> Option<bool> {
         self.follower.as_ref().map(|follower| follower.is_connected())
+    }
+
+    /// Has a verifier follow the legacy policy that operators set with `lxk migrate policy`.
+    pub async fn lead<S>(&self, verifier: &Arc<Verifier<S>>) -> Result<PolicyFollower, StoreError>
+    where
+        S: Send + Sync + 'static,
+    {
+        match &self.database {
+            Database::Sqlite(store) => verifier.follow_policy(store.clone()).await,
+            Database::Postgres(store) => verifier.follow_policy(store.clone()).await,
+        }
     }
 
     pub async fn close(self) {

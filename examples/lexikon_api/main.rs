@@ -77,6 +77,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let backend = Backend::open(&config).await?;
     let verifier = Arc::new(Verifier::new(backend.store.clone(), config.ring.clone()));
     let flusher = verifier.spawn_flush(FLUSH_INTERVAL);
+    let following = backend.lead(&verifier).await?;
     let manager = Arc::new(KeyManager::new(backend.store.clone(), &config.ring));
     // Once: a service that starts again makes no other.
     if let Some(owner) = &config.first_key_for
@@ -110,6 +111,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         } => tracing::warn!("requests were cut off that took longer than the time of grace"),
     }
 
+    drop(following);
     flusher.shutdown().await?;
     backend.close().await;
     tracing::info!("stopped, and all last uses are written");

@@ -123,10 +123,9 @@ async fn status(
         impact.used_in_week
     ))?;
     if impact.unknown > 0 {
-        output.line(format!(
-            "and perhaps some of {} whose format is unknown; --before DATE tells more",
-            counted(impact.unknown, "key")
-        ))?;
+        let more = if legacy.before.is_none() { "; --before DATE tells more" } else { "" };
+        let unknown = counted(impact.unknown, "key");
+        output.line(format!("and perhaps some of {unknown} of unknown format{more}"))?;
     }
     chart(&waiting(table.last_legacy_uses(legacy.before, ago(30 * DAY))).await?, output)
 }
@@ -433,9 +432,10 @@ async fn say_unknown(
     match waiting(table.count(&unknown)).await? {
         0 => Ok(()),
         count => {
-            let count = counted(count, "key");
+            let more = if legacy.before.is_none() { "; --before DATE tells more" } else { "" };
             eprintln!(
-                "note: {count} in force with an unknown format stay as they are; --before DATE tells more"
+                "note: left as is: {} of unknown format in force{more}",
+                counted(count, "key")
             );
             output.flush()
         }
@@ -472,9 +472,9 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
     if used > 0 && !command.force {
         list_some(table, &in_use, output).await?;
         return Err(Failure::Refused(format!(
-            "{} used in the last {}; tell their owners, or say --force",
+            "{} used within {} s; tell their owners, or say --force",
             counted(used, "legacy key"),
-            humantime::format_duration(command.unused_for)
+            command.unused_for.as_secs()
         )));
     }
     let total = waiting(table.count(&legacy.clone().unrevoked())).await?;
@@ -577,11 +577,7 @@ async fn rollback_check(
     };
     let mut effects = vec![
         ("stops", "would no longer be accepted", of(stops)),
-        (
-            "may_stop",
-            "may no longer be accepted, their format is unknown",
-            of(KnownFormat::Unknown),
-        ),
+        ("may_stop", "of unknown format may no longer be accepted", of(KnownFormat::Unknown)),
     ];
     if refuses_legacy && kept == KnownFormat::Sha256 {
         effects.push(("reopens", "are refused now, and would be accepted again", of(kept)));
@@ -595,7 +591,11 @@ async fn rollback_check(
         let count = waiting(table.count(filter)).await?;
         counts.insert(*effect, count);
         let mood = if count == 0 { Mood::Good } else { Mood::Bad };
-        output.judged(mood, effect, &format!("{} {meaning}", counted(count, "key")))?;
+        output.judged(
+            mood,
+            &effect.replace('_', " "),
+            &format!("{} {meaning}", counted(count, "key")),
+        )?;
         if count > 0 {
             if output.is_json() {
                 let listed = table.each_key(filter, |key| {

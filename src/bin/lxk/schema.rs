@@ -27,14 +27,12 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
     };
     let missing = database.table.missing_schema().await?;
     for statement in &missing {
-        let statement = statement.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
-        let statement = statement.collect::<Vec<_>>();
-        output.object(&json!({"statement": statement.join("\n")}))?;
-        for line in &statement {
+        let lines = statement.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
+        let statement = lines.collect::<Vec<_>>().join("\n");
+        let statement = format!("{};", statement.trim_end_matches(';'));
+        output.object(&json!({"statement": statement}))?;
+        for line in statement.lines() {
             output.line(line)?;
-        }
-        if !statement.last().is_some_and(|line| line.ends_with(';')) {
-            output.line(";")?;
         }
     }
     if missing.is_empty() {

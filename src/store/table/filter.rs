@@ -9,7 +9,7 @@ use crate::store::sql::Schema;
 
 /// What is known of the format of a key's hash: both look alike, so a row that nobody has marked does not
 /// tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KnownFormat {
     /// HMAC-SHA-256.
     HmacSha256,

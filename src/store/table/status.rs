@@ -81,7 +81,7 @@ impl KeyTable {
              count(*) FILTER (WHERE {in_force} AND k.last_used_at >= {day}), \
              count(*) FILTER (WHERE {in_force} AND k.last_used_at >= {week}), \
              count(DISTINCT CASE WHEN {in_force} THEN k.user_id END) \
-             {FROM} WHERE k.is_active GROUP BY 1 ORDER BY 1"
+             {FROM} WHERE k.is_active GROUP BY 1"
         );
         let mut session = Session::read(&self.database).await?;
         let mut classes = Vec::new();
@@ -103,6 +103,7 @@ impl KeyTable {
             };
             classes.push(counts);
         }
+        classes.sort_by_key(|class| (class.format, class.by_date));
         // Once more, because an owner may have keys that are known in both ways.
         let legacy = KeyFilter::legacy(first_deployed).in_force(now);
         let condition = Condition::of(&legacy, self.schema());
