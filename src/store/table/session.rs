@@ -21,7 +21,6 @@ pub(super) enum Value<'a> {
     Time(SystemTime),
     OptionalTime(Option<SystemTime>),
     Count(u64),
-    Flag(bool),
 }
 
 /// A transaction. Dropped, it is rolled back.
@@ -52,7 +51,6 @@ macro_rules! sqlite_query {
                     query.bind(timestamp::to_text_optional("a date", time)?)
                 }
                 Value::Count(count) => query.bind(count.cast_signed()),
-                Value::Flag(flag) => query.bind(flag),
             };
         }
         query
@@ -69,7 +67,6 @@ macro_rules! postgres_query {
                 Value::Time(time) => query.bind(Timestamp::new("a date", time)?),
                 Value::OptionalTime(time) => query.bind(Timestamp::optional("a date", time)?),
                 Value::Count(count) => query.bind(count.cast_signed()),
-                Value::Flag(flag) => query.bind(flag),
             };
         }
         query

@@ -83,8 +83,8 @@ impl KeyTable {
         session: &mut Session,
         record: &KeyRecord,
     ) -> Result<(), StoreError> {
-        if self.schema().owns_users {
-            self.create_owner(session, &record.owner, record.owner_active).await?;
+        if self.schema().owns_users && !record.owner_active {
+            self.create_disabled_owner(session, &record.owner).await?;
         }
         match (&self.database, session) {
             #[cfg(feature = "sqlite")]
@@ -100,15 +100,14 @@ impl KeyTable {
         }
     }
 
-    async fn create_owner(
+    /// Before the store creates an active one.
+    async fn create_disabled_owner(
         &self,
         session: &mut Session,
         owner: &OwnerId,
-        is_active: bool,
     ) -> Result<(), StoreError> {
-        let insert = "INSERT INTO users (id, is_active) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        let values = [Value::Text(owner.as_str()), Value::Flag(is_active)];
-        session.execute(insert, &values).await.map(drop)
+        let insert = "INSERT INTO users (id, is_active) VALUES ($1, FALSE) ON CONFLICT DO NOTHING";
+        session.execute(insert, &[Value::Text(owner.as_str())]).await.map(drop)
     }
 }
 
