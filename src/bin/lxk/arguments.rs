@@ -26,7 +26,7 @@ Exit codes:
 
 /// Manages the API keys of a service, and carries the migration from SHA-256 through.
 #[derive(Parser)]
-#[command(version, after_help = ENVIRONMENT, arg_required_else_help = true)]
+#[command(name = "lxk", version, after_help = ENVIRONMENT, arg_required_else_help = true)]
 pub struct Arguments {
     /// The database; DATABASE_URL unless given
     #[arg(long, global = true, value_name = "URL")]

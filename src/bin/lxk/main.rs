@@ -60,6 +60,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Manual { folder } => arguments::manual(folder.as_deref(), &mut output),
     };
     // What was said before a failure is said before the failure.
-    output.flush()?;
-    done
+    let flushed = output.flush();
+    done.and(flushed)
 }
