@@ -298,6 +298,25 @@ async fn a_repeated_post_makes_one_key() {
 }
 
 #[tokio::test]
+async fn a_key_that_expires_makes_none_that_lives_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::on(&folder, "user-1").await;
+    let first = api.service.first_key();
+    let wanted = |days: Option<u32>| {
+        let mut body = json!({ "name": "n", "scopes": "admin" });
+        if let Some(days) = days {
+            body["expires_in_days"] = days.into();
+        }
+        body
+    };
+    let made = api.post(&first, wanted(Some(7))).await;
+    let expiring = made.body["data"]["key"].as_str().unwrap().to_owned();
+    for (days, status) in [(None, 422), (Some(8), 422), (Some(6), 201)] {
+        assert_eq!(api.post(&expiring, wanted(days)).await.status, status, "{days:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_owner_s_keys_are_out_of_reach() {
     let folder = tempfile::tempdir().unwrap();
     let one = Api::on(&folder, "user-1").await;

@@ -83,6 +83,19 @@ async fn other_schemes_pass_untouched_where_they_may_follow() {
 }
 
 #[tokio::test]
+async fn a_key_behind_a_tab_is_a_key_and_one_without_a_scheme_is_ill_formed() {
+    for layer in [layer(), layer().optional(), layer().allow_other_schemes()] {
+        let app = app(layer);
+        let behind_tab = format!("Bearer\t{TAGGED}");
+        get_from(&app, "/", &[("authorization", &behind_tab)]).await.passed("reader ");
+        let forged = format!("bearer\t {FORGED}");
+        get_from(&app, "/", &[("authorization", &forged)]).await.denied(401, INVALID_TOKEN);
+        let bare = get_from(&app, "/", &[("authorization", TAGGED)]).await;
+        assert_eq!(bare.status, 400);
+    }
+}
+
+#[tokio::test]
 async fn an_optional_key_has_to_be_good_when_it_is_there() {
     let app = app(layer().optional());
     get_from(&app, "/", &[]).await.passed("nobody ");

@@ -28,10 +28,12 @@ enum Expected {
 /// The rules of the layer's documentation, without regard to speed.
 fn oracle(keys: &[Vec<u8>], authorizations: &[Vec<u8>], settings: Settings) -> Expected {
     let token = |value: &Vec<u8>| {
-        let (scheme, token) = value.split_at_checked(7)?;
-        let spaces = token.iter().take_while(|&&byte| byte == b' ').count();
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| token[spaces..].to_vec())
+        let (scheme, token) = value.split_at_checked(6)?;
+        let blanks = token.iter().take_while(|&&byte| b" \t".contains(&byte)).count();
+        let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && blanks > 0;
+        is_bearer.then(|| token[blanks..].to_vec())
     };
+    let has_no_scheme = |value: &Vec<u8>| value.trim_ascii_start().starts_with(b"lxk_");
     let tokens: Vec<Option<Vec<u8>>> = authorizations.iter().map(token).collect();
     let is_ours =
         |token: &Option<Vec<u8>>| token.as_ref().is_some_and(|token| token.starts_with(b"lxk_"));
@@ -41,6 +43,7 @@ fn oracle(keys: &[Vec<u8>], authorizations: &[Vec<u8>], settings: Settings) -> E
     let is_one_value =
         |key: &Vec<u8>| !key.is_empty() && key.iter().all(|byte| (b'!'..=b'~').contains(byte));
     let is_ill_formed = keys.len() > 1
+        || authorizations.iter().any(has_no_scheme)
         || (ours && authorizations.len() > 1)
         || !presented.iter().all(is_one_value)
         || presented.windows(2).any(|pair| pair[0] != pair[1]);
@@ -78,7 +81,7 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
 
 fn authorization() -> impl Strategy<Value = Vec<u8>> {
     let scheme = prop_oneof![
-        4 => Just("Bearer "), 1 => Just("bEARER  "), 1 => Just("Basic "), 1 => Just("Bearer"), 1 => Just("")
+        4 => Just("Bearer "), 1 => Just("bEARER  "), 1 => Just("Bearer\t"), 1 => Just("Basic "), 1 => Just("Bearer"), 1 => Just("")
     ];
     (scheme, key()).prop_map(|(scheme, key)| [scheme.as_bytes(), &key].concat())
 }

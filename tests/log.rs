@@ -96,6 +96,21 @@ fn an_accepted_legacy_key_is_a_warning_with_its_age() {
 }
 
 #[test]
+fn no_owner_and_no_id_makes_a_line_of_its_own() {
+    let store = stored(HashFormat::Sha256, |record| {
+        record.id = "id\nWARN".into();
+        record.owner = "owner\r\nINFO \u{1b}[2J ä".into();
+    });
+    let fields = "key_id=id\\nWARN owner=owner\\r\\nINFO \\u{1b}[2J ä";
+    let message = "a key stored as plain SHA-256 was accepted";
+    let verifier = verifier(store);
+    assert_logs(&verifier, UNTAGGED, "WARN", message, fields);
+    verifier.set_legacy_policy(LegacyPolicy::Refuse);
+    let fields = "key_id=id\\nWARN reason=\"legacy_closed\"";
+    assert_logs(&verifier, UNTAGGED, "INFO", "a key was refused", fields);
+}
+
+#[test]
 fn a_refusal_of_a_known_key_is_logged_with_its_id() {
     let modern = |change: fn(&mut KeyRecord)| verifier(stored(HashFormat::HmacSha256, change));
     let refused = |verifier: Verifier<MemoryStore>, id, reason| {

@@ -42,6 +42,35 @@ fn a_legacy_key_is_accepted_by_default_and_nothing_is_written() {
 }
 
 #[test]
+fn a_rehearsal_of_refusal_accepts_and_replaces_nothing() {
+    let store = store(&[untagged_record(HashFormat::Sha256)]);
+    let verifier = verifier(store.clone());
+    verifier.set_legacy_policy(LegacyPolicy::Shadow);
+    assert!(ready(verifier.verify(UNTAGGED)).is_ok());
+    assert_eq!(ready(verifier.flush()).unwrap(), Flushed { used: 1, upgraded: 0 });
+    assert_eq!(find(&store, "legacy").hash, legacy_hash(UNTAGGED));
+    verifier.set_legacy_policy(LegacyPolicy::Refuse);
+    assert_eq!(refusal(&verifier, UNTAGGED), Refusal::LegacyClosed("legacy".into()));
+}
+
+#[test]
+fn a_policy_is_what_it_was_set_to() {
+    let verifier = verifier(MemoryStore::new());
+    let microsecond = Duration::from_micros(1);
+    for policy in [
+        LegacyPolicy::Refuse,
+        LegacyPolicy::Accept,
+        LegacyPolicy::AcceptUntil(noon() + microsecond),
+        LegacyPolicy::AcceptUntil(std::time::SystemTime::UNIX_EPOCH),
+        LegacyPolicy::Shadow,
+        LegacyPolicy::UpgradeOnUse,
+    ] {
+        verifier.set_legacy_policy(policy);
+        assert_eq!(verifier.legacy_policy(), policy);
+    }
+}
+
+#[test]
 fn legacy_keys_are_accepted_until_the_date_and_refused_at_it() {
     let nanosecond = Duration::from_nanos(1);
     let clock = clock_at_noon();

@@ -285,6 +285,13 @@ async fn filters_select_what_they_say() {
         for (filter, expected) in expectations {
             assert_eq!(ids(&table, &filter).await, key(expected), "{filter:?}");
         }
+        // The owner may be enabled again.
+        let mut disabled = legacy(5);
+        (disabled.owner, disabled.owner_active) = ("user-9".into(), false);
+        table.import(&[disabled]).await.unwrap();
+        let disabled = || all().owner("user-9");
+        assert_eq!(ids(&table, &disabled().in_force(noon())).await, key(&[]));
+        assert_eq!(ids(&table, &disabled().usable(noon())).await, key(&[5]));
         // What the callback answers ends the list.
         let mut seen = 0;
         let filter = all();
@@ -294,7 +301,7 @@ async fn filters_select_what_they_say() {
         });
         assert!(matches!(ended.await, Err(StoreError::Conflict)));
         assert_eq!(seen, 1);
-        assert_eq!(table.count(&filter).await.unwrap(), 5, "the connection is good");
+        assert_eq!(table.count(&filter).await.unwrap(), 6, "the connection is good");
     }
 }
 

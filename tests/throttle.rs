@@ -2,6 +2,8 @@
 #![cfg(all(feature = "throttle", feature = "axum"))]
 
 mod common;
+#[path = "common/gated.rs"]
+mod gated;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -11,9 +13,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
-use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, record, store, verifier};
+use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, one_secret, record, store, verifier};
+use gated::Gated;
 use http::{HeaderName, Request, Response, StatusCode};
 use lexikon_auth::http::{ApiKeyLayer, Throttle};
+use lexikon_auth::{KeyStore, Verifier};
 use tower::ServiceExt;
 
 const LIMIT: u32 = 3;
@@ -139,6 +143,10 @@ async fn a_proxy_is_believed_only_where_it_is_trusted() {
     assert_eq!(status_from("192.0.2.1", "203.0.113.9").await, 429, "its own word is not taken");
     assert_eq!(status_from("10.9.9.9", "192.0.2.1, 203.0.113.9").await, 200);
     assert_eq!(status_from("203.0.113.9", "192.0.2.1").await, 200);
+    // Brackets are how some write them.
+    exhaust(&app, "10.0.0.1", &from("[2001:db8::1]")).await;
+    assert_eq!(status_from("10.9.9.9", "[2001:db8::1]:4711").await, 429);
+    assert_eq!(status_from("10.9.9.9", "[2001:db8:1::1]").await, 200);
     // Two lines are one list.
     let lines = [("x-api-key", TAGGED), from("192.0.2.9")[0], from("192.0.2.1")[0]];
     assert_eq!(send(&app, "10.0.0.1", &lines).await.status(), StatusCode::TOO_MANY_REQUESTS);
@@ -146,6 +154,81 @@ async fn a_proxy_is_believed_only_where_it_is_trusted() {
     exhaust(&app, "10.0.0.3", &[]).await;
     assert_eq!(status_from("10.0.0.3", "unknown").await, 429);
     assert_eq!(status_from("10.0.0.3", "192.0.2.77").await, 200);
+}
+
+#[tokio::test]
+async fn a_network_of_mapped_addresses_is_that_of_the_addresses() {
+    let mapped = "::ffff:10.0.0.0/104".parse().unwrap();
+    let app = app(throttle(LIMIT, WINDOW).trusted_proxies([mapped]));
+    let client = [("x-forwarded-for", "192.0.2.1")];
+    exhaust(&app, "10.0.0.1", &client).await;
+    assert_eq!(status(&app, "10.0.0.1", TAGGED).await, 200, "that is the proxy");
+    exhaust(&app, "::ffff:10.0.0.2", &[("x-forwarded-for", "192.0.2.2")]).await;
+    exhaust(&app, "11.0.0.1", &client).await;
+}
+
+/// An app over a store that makes every look-up wait.
+fn held_up(limit: u32) -> (Router, Gated) {
+    let gated = Gated::default();
+    gated.closed.send_replace(true);
+    let layer = ApiKeyLayer::new(Arc::new(Verifier::new(gated.clone(), one_secret())));
+    let layer = layer.throttle(throttle(limit, WINDOW));
+    (Router::new().route("/", get(async || "open")).layer(layer), gated)
+}
+
+/// The answers to these keys, all sent by one address at once, while the store is held up.
+async fn at_once(app: &Router, gated: &Gated, keys: Vec<String>) -> Vec<u16> {
+    let app = app.clone();
+    let requests = keys.into_iter().map(|key| {
+        let app = app.clone();
+        tokio::spawn(async move { status(&app, "192.0.2.1", &key).await })
+    });
+    let requests: Vec<_> = requests.collect();
+    gated.reach(1).await;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    gated.closed.send_replace(false);
+    let mut answers = Vec::new();
+    for request in requests {
+        answers.push(request.await.unwrap());
+    }
+    answers
+}
+
+#[tokio::test]
+async fn keys_that_come_at_once_are_refused_no_more_often_than_one_by_one() {
+    let (app, gated) = held_up(LIMIT);
+    let unknown = (0..100).map(|number| format!("lxk_{number:A>43}")).collect();
+    let answers = at_once(&app, &gated, unknown).await;
+    let count = |status| answers.iter().filter(|&&answer| answer == status).count();
+    assert_eq!((count(401), count(429)), (LIMIT as usize, 100 - LIMIT as usize), "{answers:?}");
+    assert_eq!(gated.reads(), u64::from(LIMIT), "what is denied is not looked up");
+}
+
+#[tokio::test]
+async fn good_keys_that_come_at_once_are_all_accepted() {
+    let (app, gated) = held_up(1);
+    gated.keys.insert(&record("key", hmac_hash(SECRETS[0], TAGGED))).await.unwrap();
+    assert_eq!(at_once(&app, &gated, vec![TAGGED.to_owned(); 100]).await, [200; 100]);
+}
+
+#[tokio::test]
+async fn a_look_up_that_is_given_up_holds_up_nobody() {
+    let (app, gated) = held_up(1);
+    gated.keys.insert(&record("key", hmac_hash(SECRETS[0], TAGGED))).await.unwrap();
+    for _ in 0..10 {
+        let reads = gated.reads();
+        let given_up = tokio::spawn({
+            let app = app.clone();
+            async move { status(&app, "192.0.2.1", TAGGED).await }
+        });
+        gated.reach(reads + 1).await;
+        given_up.abort();
+        assert!(given_up.await.is_err());
+    }
+    gated.closed.send_replace(false);
+    assert_eq!(status(&app, "192.0.2.1", TAGGED).await, 200);
 }
 
 #[tokio::test]

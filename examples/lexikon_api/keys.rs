@@ -129,8 +129,16 @@ pub async fn create(
     let Json(wanted) = wanted?;
     wanted.check()?;
     let mut new = NewKey::new(caller.owner().clone(), &wanted.name).scopes(&wanted.scopes);
-    if let Some(lifetime) = wanted.lifetime() {
-        new = new.expires_at(SystemTime::now() + lifetime);
+    let expires_at = wanted.lifetime().map(|lifetime| SystemTime::now() + lifetime);
+    // Whoever gets hold of a key that expires gets none that does not.
+    if let Some(latest) = caller.expires_at()
+        && expires_at.is_none_or(|expires_at| expires_at > latest)
+    {
+        let message = "the key that makes this one expires earlier; choose fewer expires_in_days";
+        return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message));
+    }
+    if let Some(date) = expires_at {
+        new = new.expires_at(date);
     }
     let Some(id) = id_from(&headers, caller.owner())? else {
         return Ok(made(&manager.issue(new).await?));

@@ -14,7 +14,9 @@ pub async fn request(request: Request, next: Next) -> Response {
     // The pattern of the route: what somebody wrote into a path may be anything, a key as well.
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    let key_id = response.extensions().get::<KeyId>().map(tracing::field::display);
+    // Escaped: an id is whatever stands in the table.
+    let key_id = response.extensions().get::<KeyId>();
+    let key_id = key_id.map(|id| id.to_string().escape_debug().to_string());
     tracing::info!(
         %method,
         route = route.as_ref().map_or("", MatchedPath::as_str),

@@ -7,23 +7,26 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use lexikon_auth::{FormatCounts, KeyStore, LATENCY_BUCKETS, StoreError};
+use lexikon_auth::{FormatCounts, KeyStore, LATENCY_BUCKETS};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::answer::Failure;
 use crate::backend::Backend;
 
 /// How long a count of the whole table is shown: anybody may ask.
 const COUNT_AGAIN: Duration = Duration::from_secs(30);
+/// How long a count may take.
+const LONGEST_COUNT: Duration = Duration::from_secs(5);
 /// How often histograms are summed up; what waits for it takes memory.
 const SUM_UP: Duration = Duration::from_secs(1);
 
 pub struct Status {
     backend: Backend,
     metrics: PrometheusHandle,
-    counts: Mutex<Option<(Instant, FormatCounts)>>,
+    counts: Mutex<Option<(Instant, Option<FormatCounts>)>>,
 }
 
 /// Has this crate's metrics, and those of others, be shown at `/api/metrics`.
@@ -47,14 +50,18 @@ impl Status {
         Self { backend, metrics, counts: Mutex::default() }
     }
 
-    /// How far the migration is.
-    async fn migration(&self) -> Result<Value, StoreError> {
+    /// How far the migration is; null where the table could not be counted.
+    async fn migration(&self) -> Value {
         let mut counts = self.counts.lock().await;
         if counts.is_none_or(|(at, _)| at.elapsed() > COUNT_AGAIN) {
-            *counts = Some((Instant::now(), self.backend.store.count_by_format().await?));
+            let count = timeout(LONGEST_COUNT, self.backend.store.count_by_format()).await;
+            // A failure is remembered too: nobody makes the table be counted again and again.
+            *counts = Some((Instant::now(), count.ok().and_then(Result::ok)));
         }
-        let (_, FormatCounts { hmac_sha256, sha256, unknown }) = counts.expect("just counted");
-        Ok(json!({ "hmac_sha256": hmac_sha256, "sha256": sha256, "unknown": unknown }))
+        let (_, counts) = counts.expect("just counted");
+        counts.map_or(Value::Null, |FormatCounts { hmac_sha256, sha256, unknown }| {
+            json!({ "hmac_sha256": hmac_sha256, "sha256": sha256, "unknown": unknown })
+        })
     }
 
     fn caches(&self) -> Value {
@@ -103,8 +110,8 @@ pub async fn ready(State(status): State<Arc<Status>>) -> Result<Json<Value>, Fai
 pub async fn status(State(status): State<Arc<Status>>) -> Json<Value> {
     let ping = status.backend.ping().await;
     let migration = match &ping {
-        Ok(_) => status.migration().await.ok(),
-        Err(_) => None,
+        Ok(_) => status.migration().await,
+        Err(_) => Value::Null,
     };
     Json(json!({
         "database": {

@@ -17,6 +17,11 @@ pub enum BadCredential {
     /// Two headers hold different keys.
     #[error("the request holds two different API keys; send one")]
     Different,
+    /// A key stands in `Authorization` without a scheme.
+    #[error(
+        "an API key stands in Authorization without the scheme Bearer; write it before the key"
+    )]
+    NoScheme,
     /// A header that holds a key is empty, or has white space or non-ASCII characters inside.
     #[error(
         "the header of the API key is empty, or has white space or non-ASCII characters inside"
@@ -127,6 +132,12 @@ fn take_bearer(headers: &mut HeaderMap, keeps: bool) -> Result<Credential, BadCr
     mark_sensitive(&mut values);
     let mut found = Credential::OtherScheme;
     for value in &values {
+        if value.as_bytes().trim_ascii_start().starts_with(KEY_PREFIX.as_bytes()) {
+            if !keeps {
+                values.remove();
+            }
+            return Err(BadCredential::NoScheme);
+        }
         found = match bearer_token(value) {
             None => Credential::OtherScheme,
             Some(start) => {
@@ -151,10 +162,11 @@ fn take_bearer(headers: &mut HeaderMap, keeps: bool) -> Result<Credential, BadCr
 }
 
 /// Where the token begins, when the scheme is `Bearer`, in any case of letters (RFC 9110, section 11.1).
+/// A tab separates too, or a key behind one would pass for another scheme.
 fn bearer_token(value: &HeaderValue) -> Option<usize> {
-    const SCHEME: &[u8] = b"bearer ";
+    const SCHEME: &[u8] = b"bearer";
     let bytes = value.as_bytes();
     let (scheme, rest) = bytes.split_at_checked(SCHEME.len())?;
-    let spaces = rest.iter().take_while(|&&byte| byte == b' ').count();
-    scheme.eq_ignore_ascii_case(SCHEME).then_some(SCHEME.len() + spaces)
+    let separators = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    (scheme.eq_ignore_ascii_case(SCHEME) && separators > 0).then_some(SCHEME.len() + separators)
 }

@@ -180,6 +180,16 @@ impl<S> Layer<S> for ApiKeyLayer {
 #[error("a realm is printable ASCII without quotation marks and backslashes; choose another")]
 pub struct InvalidRealm;
 
+cfg_select! {
+    feature = "throttle" => {
+        pub(crate) use super::throttle::LookUp;
+    }
+    _ => {
+        /// Nothing is limited.
+        pub(crate) enum LookUp {}
+    }
+}
+
 /// What is done with a request.
 pub(crate) enum Admission {
     /// It needs no key.
@@ -209,6 +219,23 @@ impl Settings {
             _ => {
                 let _ = address;
                 None
+            }
+        }
+    }
+
+    /// Waits until a key from this address may be looked up.
+    pub(crate) async fn begin_look_up(
+        &self,
+        address: Option<IpAddr>,
+    ) -> Result<Option<LookUp>, Denial> {
+        cfg_select! {
+            feature = "throttle" => match (&self.throttle, address) {
+                (Some(throttle), Some(address)) => throttle.begin_look_up(address).await.map(Some),
+                _ => Ok(None),
+            },
+            _ => {
+                let _ = address;
+                Ok(None)
             }
         }
     }

@@ -17,7 +17,7 @@ use tracing::{Instrument, Span, debug_span};
 use super::body::ResponseBody;
 use super::credential::Presented;
 use super::denial::Denial;
-use super::layer::{Admission, Settings};
+use super::layer::{Admission, LookUp, Settings};
 use super::notice::{NoticeHeaders, Notices};
 use crate::error::VerifyError;
 use crate::store::KeyLookup;
@@ -26,27 +26,56 @@ use crate::verify::{VerifiedKey, Verifier};
 
 /// A verifier over any store.
 pub(crate) trait Verify: Send + Sync {
-    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, VerifyError>>;
+    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>>;
 
-    fn verify(self: Arc<Self>, key: Presented) -> Verification;
+    /// Verifies a key that has to be looked up.
+    fn verify(
+        self: Arc<Self>,
+        key: Presented,
+        settings: Arc<Settings>,
+        address: Option<IpAddr>,
+    ) -> Verification;
 
     fn notices(&self, notices: &Notices, key: &VerifiedKey) -> NoticeHeaders;
 }
 
-type Verification = Pin<Box<dyn Future<Output = Result<VerifiedKey, VerifyError>> + Send>>;
+/// The answer, and the look-up, which ends when it has been counted.
+type Verification =
+    Pin<Box<dyn Future<Output = (Result<VerifiedKey, Denial>, Option<LookUp>)> + Send>>;
 
 impl<S: KeyLookup + 'static> Verify for Verifier<S> {
-    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, VerifyError>> {
-        Verifier::verify_at_hand(self, key.as_bytes())
+    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>> {
+        Some(Verifier::verify_at_hand(self, key.as_bytes())?.map_err(Denial::from))
     }
 
-    fn verify(self: Arc<Self>, key: Presented) -> Verification {
-        let verify = async move { Verifier::verify(&*self, key.as_bytes()).await };
+    fn verify(
+        self: Arc<Self>,
+        key: Presented,
+        settings: Arc<Settings>,
+        address: Option<IpAddr>,
+    ) -> Verification {
+        let verify = async move {
+            let look_up = match settings.begin_look_up(address).await {
+                Ok(look_up) => look_up,
+                Err(denial) => return (Err(denial), None),
+            };
+            let answer = Verifier::verify(&*self, key.as_bytes()).await;
+            (answer.map_err(Denial::from), look_up)
+        };
         Box::pin(verify.instrument(span()))
     }
 
     fn notices(&self, notices: &Notices, key: &VerifiedKey) -> NoticeHeaders {
         notices.headers(key, self.legacy_policy(), self.now())
+    }
+}
+
+impl From<VerifyError> for Denial {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Refused(_) => Self::Refused,
+            VerifyError::Unavailable(_) => Self::Unavailable,
+        }
     }
 }
 
@@ -113,7 +142,8 @@ where
                         let next = self.inner.clone();
                         let inner = std::mem::replace(&mut self.inner, next);
                         let in_authorization = key.in_authorization;
-                        let verification = settings.verifier.clone().verify(key);
+                        let verifier = settings.verifier.clone();
+                        let verification = verifier.verify(key, settings.clone(), address);
                         let settings = settings.clone();
                         let waiting =
                             Some(Waiting { inner, request, settings, in_authorization, address });
@@ -132,7 +162,7 @@ impl Settings {
         &self,
         inner: &mut S,
         mut request: Request<B>,
-        answer: Result<VerifiedKey, VerifyError>,
+        answer: Result<VerifiedKey, Denial>,
         in_authorization: bool,
         address: Option<IpAddr>,
     ) -> State<S, B, S::Future> {
@@ -146,8 +176,7 @@ impl Settings {
                 let additions = Additions { is_private: !in_authorization, notices };
                 State::Inner { response: inner.call(request), additions }
             }
-            Err(VerifyError::Refused(_)) => self.denied(&Denial::Refused, address),
-            Err(VerifyError::Unavailable(_)) => self.denied(&Denial::Unavailable, address),
+            Err(denial) => self.denied(&denial, address),
         }
     }
 
@@ -219,7 +248,7 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProjection::Verifying { verification, waiting } => {
-                    let answer = ready!(verification.as_mut().poll(context));
+                    let (answer, _look_up) = ready!(verification.as_mut().poll(context));
                     let Waiting { mut inner, request, settings, in_authorization, address } =
                         waiting.take().expect(ONCE);
                     settings.answered(&mut inner, request, answer, in_authorization, address)

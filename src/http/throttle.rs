@@ -1,9 +1,12 @@
 //! A limit on refused keys for each client address.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::http::Extensions;
@@ -15,6 +18,7 @@ use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 use ipnet::IpNet;
 use quick_cache::sync::Cache;
+use tokio::sync::Notify;
 
 use super::denial::Denial;
 use crate::telemetry::security;
@@ -31,7 +35,8 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// An address that is over its limit is answered 429 before anything is verified, whatever key it
 /// presents: so garbage costs no look-ups, and nothing can be learnt of a key. Only addresses are
 /// counted, never keys or owners: nobody can have another's key locked out but from the same address.
-/// Accepted keys, and requests without one, do not count.
+/// Accepted keys, and requests without one, do not count. Of the keys of an address that have to be looked
+/// up in a store, no more are looked up at a time than may still be refused; others wait for them.
 ///
 /// Memory is bounded: [`max_clients`](Self::max_clients). IPv6 addresses count by their /64.
 ///
@@ -91,7 +96,7 @@ impl Throttle {
     ///
     /// The header is read from its end: past the proxies of these networks stands the client.
     pub fn trusted_proxies(self, networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { proxies: networks.into_iter().collect(), ..self }
+        Self { proxies: networks.into_iter().map(canonical).collect(), ..self }
     }
 
     /// The header in which proxies name the client, a list separated by commas to which each proxy
@@ -115,6 +120,44 @@ impl Throttle {
             limit: limit.get(),
             window: *window,
         })
+    }
+
+    /// Waits until a look-up for this address can be refused within the limit, however those end that are
+    /// under way: keys that are refused all at once are no more than keys that are refused one by one.
+    pub(crate) async fn begin_look_up(&self, address: IpAddr) -> Result<LookUp, Denial> {
+        loop {
+            let ended = match self.try_look_up(address) {
+                Ok(look_up) => return Ok(look_up),
+                Err(ended) => ended,
+            };
+            if let Some(denial) = self.denial(address) {
+                return Err(denial);
+            }
+            // None are under way where one may be refused again by now.
+            if let Some(ended) = ended {
+                ended.await;
+            }
+        }
+    }
+
+    /// Begins a look-up, or says when the next of those under way has ended, if there are any.
+    fn try_look_up(&self, address: IpAddr) -> Result<LookUp, Option<OwnedNotified>> {
+        let Refusals { limiter, under_way, .. } = &*self.refusals;
+        let mut under_way = lock(under_way);
+        let look_ups = under_way.get(&address);
+        let next = NonZeroU32::MIN.saturating_add(look_ups.map_or(0, |look_ups| look_ups.count));
+        // An error of the outer kind: more than may ever be refused at once.
+        let ask = Attempt { address, is_refused: false };
+        if !matches!(limiter.check_key_n(&ask, next), Ok(Ok(_))) {
+            return Err(look_ups.map(|look_ups| {
+                let mut ended = Box::pin(look_ups.ended.clone().notified_owned());
+                // From now on no end is missed.
+                ended.as_mut().enable();
+                ended
+            }));
+        }
+        under_way.entry(address).or_default().count += 1;
+        Ok(LookUp { refusals: self.refusals.clone(), address })
     }
 
     pub(crate) fn count_refusal(&self, address: IpAddr) {
@@ -160,11 +203,22 @@ impl fmt::Debug for Throttle {
     }
 }
 
-/// An address, or an address with a port, as proxies write them.
+/// An address, perhaps in brackets, or an address with a port, as proxies write them.
 fn parse_address(hop: &[u8]) -> Option<IpAddr> {
     let hop = str::from_utf8(hop).ok()?.trim();
-    let address = hop.parse().or_else(|_| hop.parse().map(|socket: SocketAddr| socket.ip()));
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let address = bare.parse().or_else(|_| hop.parse().map(|socket: SocketAddr| socket.ip()));
     Some(address.ok()?.to_canonical())
+}
+
+/// A network of IPv4 addresses written as IPv6 ones, as what it is: addresses are compared so too.
+fn canonical(network: IpNet) -> IpNet {
+    match (network.addr().to_canonical(), network.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(address), Some(prefix)) if network.addr().is_ipv6() => {
+            IpNet::new(address.into(), prefix).expect("a prefix of 32 at most")
+        }
+        _ => network,
+    }
 }
 
 /// The address that stands for all those of one client.
@@ -177,8 +231,43 @@ fn group(address: IpAddr) -> IpAddr {
     }
 }
 
+/// A look-up in a store for an address, until it is dropped.
+pub(crate) struct LookUp {
+    refusals: Arc<Refusals>,
+    address: IpAddr,
+}
+
+impl Drop for LookUp {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.refusals.under_way);
+        if let Entry::Occupied(mut look_ups) = under_way.entry(self.address) {
+            look_ups.get_mut().count -= 1;
+            look_ups.get().ended.notify_waiters();
+            if look_ups.get().count == 0 {
+                look_ups.remove();
+            }
+        }
+    }
+}
+
+/// The look-ups of one address that are under way.
+#[derive(Default)]
+struct LookUps {
+    count: u32,
+    /// Told whenever one ends.
+    ended: Arc<Notify>,
+}
+
+type OwnedNotified = Pin<Box<tokio::sync::futures::OwnedNotified>>;
+
+fn lock(under_way: &Mutex<HashMap<IpAddr, LookUps>>) -> MutexGuard<'_, HashMap<IpAddr, LookUps>> {
+    // Nothing panics while the lock is held.
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What is counted.
 struct Refusals {
+    under_way: Mutex<HashMap<IpAddr, LookUps>>,
     limiter: RateLimiter<Attempt, Clients, SinceStart, NoOpMiddleware<Nanos>>,
     limit: NonZeroU32,
     window: Duration,
@@ -192,7 +281,7 @@ impl Refusals {
         let quota = Quota::with_period(period).expect("longer than nothing").allow_burst(limit);
         let clients = Clients(Cache::new(max_clients));
         let limiter = RateLimiter::new(quota, clients, SinceStart(Instant::now()));
-        Self { limiter, limit, window, max_clients }
+        Self { under_way: Mutex::default(), limiter, limit, window, max_clients }
     }
 }
 

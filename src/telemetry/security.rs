@@ -1,5 +1,6 @@
 //! The security events. Cold: a verification that has nothing to tell does not carry their code along.
 
+use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
 use tracing::{debug, error, info, warn};
@@ -8,14 +9,30 @@ use super::SECURITY_TARGET;
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::record::KeyRecord;
 
+/// A text as it is, but for control characters, which are escaped: ids and owners are whatever stands in
+/// the table, and a line break in one would make a line of the log that nobody wrote.
+struct Printable<'a, T>(&'a T);
+
+impl<T: Display> Display for Printable<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.to_string().chars() {
+            match character.is_control() {
+                true => character.escape_default().fmt(f)?,
+                false => f.write_char(character)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A legacy key was accepted.
 #[cold]
 #[inline(never)]
 pub(crate) fn legacy_accepted(record: &KeyRecord, now: SystemTime) {
     warn!(
         target: SECURITY_TARGET,
-        key_id = %record.id,
-        owner = %record.owner,
+        key_id = %Printable(&record.id),
+        owner = %Printable(&record.owner),
         age_days = age_days(record, now),
         "a key stored as plain SHA-256 was accepted"
     );
@@ -26,8 +43,8 @@ pub(crate) fn legacy_accepted(record: &KeyRecord, now: SystemTime) {
 pub(crate) fn shadow_refused(record: &KeyRecord, now: SystemTime) {
     warn!(
         target: SECURITY_TARGET,
-        key_id = %record.id,
-        owner = %record.owner,
+        key_id = %Printable(&record.id),
+        owner = %Printable(&record.owner),
         age_days = age_days(record, now),
         "a key stored as plain SHA-256 was accepted that would be refused"
     );
@@ -46,11 +63,11 @@ pub(crate) fn not_accepted(error: &VerifyError) {
         VerifyError::Refused(refusal) => refused(refusal),
         VerifyError::Unavailable(StoreError::WrongRow(id)) => error!(
             target: SECURITY_TARGET,
-            key_id = %id,
+            key_id = %Printable(id),
             "the store returned a row that was not asked for"
         ),
         VerifyError::Unavailable(error) => {
-            warn!(target: SECURITY_TARGET, %error, "a key could not be verified");
+            warn!(target: SECURITY_TARGET, error = %Printable(error), "a key could not be verified");
         }
     }
 }
@@ -62,7 +79,7 @@ fn refused(refusal: &Refusal) {
         | Refusal::Revoked(id)
         | Refusal::OwnerDisabled(id)
         | Refusal::LegacyClosed(id) => {
-            info!(target: SECURITY_TARGET, key_id = %id, reason, "a key was refused");
+            info!(target: SECURITY_TARGET, key_id = %Printable(id), reason, "a key was refused");
         }
         // Whoever sends garbage does not fill the log.
         Refusal::Malformed(_) | Refusal::ForgedTag | Refusal::UntaggedClosed | Refusal::Unknown => {
