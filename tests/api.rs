@@ -400,6 +400,21 @@ async fn what_is_under_way_is_finished_and_uses_are_written_when_the_service_sto
 }
 
 #[tokio::test]
+async fn a_client_that_falls_silent_is_hung_up_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::on(&folder, "user-1").await;
+    let address = api.service.url.strip_prefix("http://").unwrap();
+    let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    silent.write_all(b"GET /api/health HTTP/1.1\r\nHost: a\r\nX-").await.unwrap();
+    let mut answer = Vec::new();
+    let hung_up = tokio::time::timeout(Duration::from_secs(60), silent.read_to_end(&mut answer));
+    let _ = hung_up.await.expect("the connection is closed");
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_demo_needs_no_configuration_and_leaves_nothing_behind() {
     let api = Api::over(Service::start(&[])).await;
     let admin = &*api.service.first_key();

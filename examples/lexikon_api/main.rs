@@ -13,6 +13,7 @@ mod config;
 mod entries;
 mod keys;
 mod log;
+mod serve;
 mod status;
 
 use std::error::Error;
@@ -39,8 +40,6 @@ use self::status::Status;
 
 /// How often last uses are written. Short, so that a repeated POST soon sees that its key is in use.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
-/// How long requests that are under way may take when the service is told to stop.
-const GRACE: Duration = Duration::from_secs(10);
 /// No body of this API is longer.
 const MAX_BODY: usize = 16 << 10;
 
@@ -97,19 +96,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     };
     let listener = TcpListener::bind(&config.address).await?;
     println!("Listening on http://{}", listener.local_addr()?);
-    let service = router(app, &config).into_make_service_with_connect_info::<SocketAddr>();
-    let (stopping, mut stopped) = tokio::sync::watch::channel(());
-    let serve = axum::serve(listener, service).with_graceful_shutdown(async move {
-        stop_signal().await;
-        drop(stopping);
-    });
-    tokio::select! {
-        served = serve => served?,
-        () = async {
-            let _ = stopped.changed().await;
-            tokio::time::sleep(GRACE).await;
-        } => tracing::warn!("requests were cut off that took longer than the time of grace"),
-    }
+    serve::serve(listener, router(app, &config), stop_signal()).await;
 
     drop(following);
     flusher.shutdown().await?;
