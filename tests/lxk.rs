@@ -163,22 +163,142 @@ fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
     std::fs::write(&path, "").unwrap();
     list(&url).fails(1, "no table api_keys");
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "a look makes no tables");
-    desk.run_sql(&path, "CREATE TABLE api_keys (id VARCHAR, colour VARCHAR)");
+    desk.run_sql_on(&path, "CREATE TABLE api_keys (id VARCHAR, colour VARCHAR)");
     list(&url).fails(3, "unknown schema");
 }
 
 impl Desk {
     /// Runs SQL behind the back of the command.
-    fn run_sql(&self, path: &Path, statement: &str) {
+    fn run_sql_on(&self, path: &Path, statement: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+            let options = sqlx::sqlite::SqliteConnectOptions::new();
+            let options = options.filename(path).create_if_missing(true);
             let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
             let statement = sqlx::AssertSqlSafe(statement.to_owned());
             sqlx::raw_sql(statement).execute(&pool).await.unwrap();
             pool.close().await;
         });
     }
+}
+
+/// Every command that works on the database, with arguments that are in order.
+const COMMANDS: [&[&str]; 25] = [
+    &["secret", "check"],
+    &["secret", "rotate", "add"],
+    &["secret", "rotate", "switch"],
+    &["secret", "rotate", "status"],
+    &["secret", "rotate", "remove", "0123456789abcdef"],
+    &["issue", "--owner", "user-1", "--name", "x"],
+    &["verify"],
+    &["list"],
+    &["show", NOBODY],
+    &["revoke", NOBODY],
+    &["rotate", NOBODY],
+    &["expire"],
+    &["schema", "show"],
+    &["schema", "apply", "--dry-run"],
+    &["migrate", "status"],
+    &["migrate", "policy"],
+    &["migrate", "policy", "refuse"],
+    &["migrate", "owners"],
+    &["migrate", "owners", "--csv"],
+    &["migrate", "deprecate", "--revoke-in", "7d"],
+    &["migrate", "deprecate", "--undo"],
+    &["migrate", "revoke", "--force"],
+    &["migrate", "rollback-check", "--to", "v0.9"],
+    &["export"],
+    &["cache", "clear", "--all"],
+];
+
+#[test]
+fn every_command_says_what_is_wrong_with_its_database() {
+    let desk = Desk::without_database();
+    let empty = format!("sqlite://{}", desk.folder.path().join("empty").display());
+    std::fs::write(desk.folder.path().join("empty"), "").unwrap();
+    let other = desk.folder.path().join("other");
+    desk.run_sql_on(&other, "CREATE TABLE api_keys (id VARCHAR, colour VARCHAR)");
+    let other = format!("sqlite://{}", other.display());
+    let gone = "postgres://operator@127.0.0.1:1/keys";
+    // The cache is looked for last.
+    let desk = desk.with("REDIS_URL", "redis://127.0.0.1:1");
+    for command in COMMANDS {
+        for (url, code, problem) in [
+            ("mysql://localhost", 2, "neither sqlite: nor postgres:"),
+            (gone, 3, "127.0.0.1:1"),
+            ("sqlite:///no/such/folder/keys.db", 3, "cannot be opened"),
+            (&empty, 1, "no table api_keys"),
+            (&other, 3, "unknown schema"),
+        ] {
+            let answer = desk.lxk(&[&["--database-url", url], command].concat());
+            assert!(
+                answer.code == Some(code) && answer.err.contains(problem),
+                "{command:?} on {url}: {}",
+                answer.err
+            );
+            assert!(answer.out.is_empty(), "{command:?} on {url}: {}", answer.out);
+        }
+    }
+    assert_eq!(std::fs::metadata(desk.folder.path().join("empty")).unwrap().len(), 0);
+}
+
+#[test]
+fn what_is_printed_for_machines_is_what_the_page_says() {
+    let page = include_str!("../docs/lxk.md");
+    // The row of a table that begins with the command names the fields of its objects.
+    let documented = |command: &str, object: &Value| {
+        let fields: Vec<_> =
+            object.as_object().unwrap().keys().map(|key| format!("`{key}`")).collect();
+        let fields = fields.join(", ");
+        let row = format!("| `{command}` | {fields} |");
+        assert!(page.contains(&row), "docs/lxk.md has no row {row}");
+    };
+    let desk = Desk::new();
+    let (id, key) = desk.issue("user-1", "deploy");
+    desk.run_sql_on(
+        &desk.path(),
+        "UPDATE api_keys SET hash_format = 'sha256', last_used_at = datetime('now')",
+    );
+    let server = RedisServer::start();
+    let desk = desk.with("REDIS_URL", format!("redis://127.0.0.1:{}", server.port));
+    let issued = desk.lxk(&["--json", "issue", "--owner", "user-1", "--name", "second"]).object();
+    documented("issue", &issued);
+    let second = issued["id"].as_str().unwrap();
+    for command in [
+        "secret check",
+        "secret rotate add",
+        "secret rotate switch",
+        "secret rotate status",
+        "list",
+        "expire",
+        "migrate status",
+        "migrate policy shadow",
+        "migrate owners",
+        "migrate deprecate --revoke-in 7d",
+        "migrate deprecate --undo",
+        "migrate rollback-check --to v1.0",
+        "migrate revoke --force",
+        "preflight",
+        "cache stats",
+        "cache clear --all",
+        "schema apply",
+    ] {
+        let arguments: Vec<_> = ["--json"].into_iter().chain(command.split(' ')).collect();
+        for object in desk.lxk(&arguments).objects() {
+            documented(command, &object);
+        }
+    }
+    documented("show ID", &desk.lxk(&["--json", "show", &id]).object());
+    documented("verify", &desk.reading(&["verify"], key.as_bytes()).object());
+    documented("rotate ID", &desk.lxk(&["--json", "rotate", second]).object());
+    documented("revoke ID", &desk.lxk(&["--json", "revoke", second]).object());
+    documented("secret generate", &desk.lxk(&["--json", "secret", "generate"]).object());
+    let exported = desk.exported();
+    for object in exported.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let (kind, inner) = object.as_object().unwrap().iter().next().unwrap();
+        documented(&format!("export: {kind}"), inner);
+    }
+    documented("import", &desk.reading(&["--json", "import"], exported.as_bytes()).object());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -330,7 +450,7 @@ fn lists_are_filtered() {
     assert_eq!(names(&["--format", "sha256"]).len(), 0);
     assert_eq!(names(&["--unused-since", "30d"]).len(), 0);
     let used = format!("UPDATE api_keys SET created_at = '2020-01-01 00:00:00' WHERE id = '{id}'");
-    desk.run_sql(&desk.path(), &used);
+    desk.run_sql_on(&desk.path(), &used);
     assert_eq!(names(&["--unused-since", "30d"]), ["deploy"]);
     desk.lxk(&["list", "--format", "md5"]).ends_with(2);
     desk.lxk(&["list", "--unused-since", "ages"]).fails(2, "write it as 30d");
@@ -344,7 +464,7 @@ fn names_do_nothing_to_a_terminal_or_a_spreadsheet() {
     assert!(!answer.out.contains('\u{1b}') && !answer.out.contains('\u{7}'), "{:?}", answer.out);
     assert_eq!(answer.out.lines().count(), 3);
     desk.issue("user-1", "=HYPERLINK(1)");
-    desk.run_sql(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
     desk.lxk(&["migrate", "owners", "--csv"]).ends_with(0).prints("'=HYPERLINK(1)");
 }
 
@@ -429,7 +549,7 @@ fn an_export_is_imported_once_and_whole() {
     let first = third.reading(&["--json", "import"], exported.as_bytes()).ends_with(0).object();
     assert_eq!((&first["added"], &first["unchanged"]), (&4.into(), &0.into()));
 
-    third.run_sql(&third.path(), "UPDATE api_keys SET scopes = 'admin'");
+    third.run_sql_on(&third.path(), "UPDATE api_keys SET scopes = 'admin'");
     let conflict = third.reading(&["import"], exported.as_bytes()).fails(1, "differ");
     assert!(conflict.err.contains("4 records"), "{}", conflict.err);
 }
@@ -445,7 +565,7 @@ fn an_import_that_is_killed_is_run_again() {
          '2026-01-01 00:00:00' FROM n; DELETE FROM api_keys WHERE id = '{id}'",
         "0".repeat(64)
     );
-    desk.run_sql(&desk.path(), &rows);
+    desk.run_sql_on(&desk.path(), &rows);
     let exported = desk.exported();
 
     let other = Desk::new();
@@ -473,11 +593,17 @@ fn a_dry_run_changes_nothing() {
     let desk = Desk::new();
     let (id, _) = desk.issue("user-1", "deploy");
     let sql = "UPDATE api_keys SET hash_format = 'sha256', expires_at = '2020-01-01 00:00:00'";
-    desk.run_sql(&desk.path(), sql);
-    desk.issue("user-1", "other");
-    let before = std::fs::read(desk.path()).unwrap();
+    desk.run_sql_on(&desk.path(), sql);
+    let (other, _) = desk.issue("user-1", "other");
+    desk.lxk(&["rotate", &id, "--dry-run"]).fails(1, "is revoked or has expired");
+    let state = || {
+        let secrets = desk.lxk(&["secret", "rotate", "status"]).ends_with(0).out;
+        desk.exported() + &secrets + &desk.lxk(&["migrate", "policy"]).ends_with(0).out
+    };
+    let before = state();
     for arguments in [
         &["revoke", &id, "--dry-run"][..],
+        &["rotate", &other, "--dry-run"],
         &["expire", "--dry-run"],
         &["schema", "apply", "--dry-run"],
         &["migrate", "policy", "refuse", "--dry-run"],
@@ -489,8 +615,7 @@ fn a_dry_run_changes_nothing() {
     ] {
         desk.lxk(arguments).ends_with(0);
     }
-    desk.lxk(&["--json", "migrate", "policy"]).ends_with(0);
-    assert!(before == std::fs::read(desk.path()).unwrap(), "the file has changed");
+    assert_eq!(state(), before);
     desk.lxk(&["expire"]).ends_with(0).prints("1 key marked");
     desk.lxk(&["expire"]).ends_with(0).prints("0 keys marked");
 }
@@ -569,14 +694,14 @@ fn preflight_finds_what_is_wrong() {
     let desk = Desk::new();
     desk.lxk(&["preflight"]).ends_with(0).prints("issued, verified, revoked, rolled back");
     assert_eq!(desk.exported().lines().count(), 1, "nothing is left");
-    desk.run_sql(&desk.path(), "DROP INDEX ix_api_keys_key_hash");
+    desk.run_sql_on(&desk.path(), "DROP INDEX ix_api_keys_key_hash");
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("CREATE UNIQUE INDEX");
     let lines = desk.lxk(&["--json", "preflight"]).objects();
     assert!(lines.iter().any(|line| line["check"] == "index" && line["result"] == "failed"));
 
     let desk = Desk::new();
     desk.issue("user-1", "deploy");
-    desk.run_sql(&desk.path(), "UPDATE api_keys SET created_at = '2999-01-01 00:00:00'");
+    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET created_at = '2999-01-01 00:00:00'");
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("clock is behind");
     let desk = Desk::without_database();
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("cannot be opened");

@@ -101,7 +101,8 @@ impl KeyTable {
         }
     }
 
-    /// Hands every key that the filter selects to `take`, as of one moment.
+    /// Hands every key that the filter selects to `take`, as of one moment: the database keeps a snapshot
+    /// until it is through.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer or a row cannot be read, and what `take` returns,

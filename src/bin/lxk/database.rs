@@ -9,8 +9,10 @@ use lexikon_auth::{
     Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
     ServerSecret, SqliteStore,
 };
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use tokio::time::timeout;
 
 use crate::failure::Failure;
 
@@ -122,18 +124,24 @@ async fn connect_postgres(url: &str, may_create: bool) -> Result<KeyTable, Failu
     let options = PgConnectOptions::from_str(url)
         .map_err(|_| bad_url("postgres://user:password@host:port/database"))?;
     let (host, port) = (options.get_host().to_owned(), options.get_port());
-    let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
-    let pool = pool.connect_with(options).await.map_err(|error| {
+    let not_let_in = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
             "PostgreSQL at {host}:{port} does not let this in: {error}; check that it runs, and the \
              user, password and database of the URL"
         ))
-    })?;
+    };
+    // Not by the pool, which goes on trying where nobody listens.
+    let connection = timeout(PATIENCE, PgConnection::connect_with(&options)).await;
+    let connection = connection.map_err(|elapsed| not_let_in(&elapsed))?;
+    let mut connection = connection.map_err(|error| not_let_in(&error))?;
     let is_there = "SELECT to_regclass('api_keys') IS NOT NULL";
-    let is_there: Result<bool, _> = sqlx::query_scalar(is_there).fetch_one(&pool).await;
+    let is_there: Result<bool, _> = sqlx::query_scalar(is_there).fetch_one(&mut connection).await;
+    let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
     match is_there {
         Ok(false) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
-        Ok(_) => Ok(PostgresStore::with_pool(pool, PATIENCE).await?.into()),
+        Ok(_) => {
+            Ok(PostgresStore::with_pool(pool.connect_lazy_with(options), PATIENCE).await?.into())
+        }
         Err(error) => Err(Failure::Unavailable(format!("{host}:{port} does not answer: {error}"))),
     }
 }

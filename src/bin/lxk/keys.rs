@@ -377,6 +377,9 @@ pub struct Rotate {
     /// How long the old key stays valid, such as 24h; not at all unless given
     #[arg(long, value_parser = span, value_name = "TIME", default_value = "0s")]
     overlap: Duration,
+    /// Only say whether it can be done
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub async fn rotate(
@@ -392,6 +395,13 @@ pub async fn rotate(
     let rotation = Rotation::with_overlap(command.overlap);
     let id = command.id.as_str().into();
     let old = manager.find(&id).await?.ok_or(StoreError::NotFound(id))?;
+    if command.dry_run {
+        if old.is_revoked() || old.is_expired(SystemTime::now()) {
+            return Err(StoreError::NotInForce(old.id.clone()).into());
+        }
+        output.object(&json!({"id": old.id.to_string(), "outcome": "would be rotated"}))?;
+        return output.line(format!("{}  would be rotated", old.id));
+    }
     let issued = manager.rotate(&old.id, rotation).await?;
     database.warn_if_untold();
     if let Err(failure) = hand_over(&issued, &manager, output).await {

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::ClosedPipe) {
-                eprintln!("error: {failure}");
+                eprintln!("error: {}", output::printable(&failure.to_string()));
             }
             failure.exit_code()
         }

@@ -31,6 +31,8 @@ pub enum Command {
 #[derive(Args)]
 struct Legacy {
     /// When HMAC-SHA-256 was first deployed: keys made before are legacy, unless their row says otherwise
+    ///
+    /// Where you are not sure, take an earlier date. With a later one, good keys would count as legacy.
     #[arg(long, value_parser = parse_date, value_name = "DATE")]
     before: Option<SystemTime>,
 }
@@ -472,9 +474,9 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
     if used > 0 && !command.force {
         list_some(table, &in_use, output).await?;
         return Err(Failure::Refused(format!(
-            "{} used within {} s; tell their owners, or say --force",
+            "{} used in the last {}; tell their owners, or say --force",
             counted(used, "legacy key"),
-            command.unused_for.as_secs()
+            hours(command.unused_for)
         )));
     }
     let total = waiting(table.count(&legacy.clone().unrevoked())).await?;
@@ -492,6 +494,14 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
     let word = if command.dry_run { "would be revoked" } else { "revoked" };
     output.line(format!("{} {word}", counted(revoked, "legacy key")))?;
     say_unknown(table, &command.legacy, output).await
+}
+
+/// A time in the words of whoever gave it.
+fn hours(span: Duration) -> String {
+    match span.as_secs() {
+        seconds if seconds % 3600 == 0 => counted(seconds / 3600, "hour"),
+        _ => humantime::format_duration(span).to_string(),
+    }
 }
 
 /// How many keys are shown to people where there may be very many.

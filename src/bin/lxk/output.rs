@@ -93,7 +93,7 @@ pub fn columns(cells: &[(&str, usize)]) -> String {
 }
 
 /// A text without what would make a terminal do things: names of keys are their owners' choice.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let visible = |character: char| if character.is_control() { '\u{fffd}' } else { character };
     text.chars().map(visible).collect()
 }

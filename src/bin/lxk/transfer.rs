@@ -94,20 +94,23 @@ pub async fn import(
     url: Option<&str>,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let database = Database::open_or_create(url).await?;
+    let database = match command.dry_run {
+        true => None,
+        false => Some(Database::open_or_create(url).await?),
+    };
     let mut import = Importing {
-        table: (!command.dry_run).then_some(&database.table),
+        table: database.as_ref().map(|database| &database.table),
         digest: Sha256::new(),
         count: 0,
         batch: Vec::with_capacity(BATCH),
         added: 0,
         unchanged: 0,
     };
-    if import.table.is_some() {
+    if let Some(database) = &database {
         database.forget_cached().await;
     }
     let done = import.read(&mut std::io::stdin().lock()).await;
-    if import.table.is_some() {
+    if let Some(database) = &database {
         database.forget_cached().await;
     }
     let Importing { count, added, unchanged, .. } = import;
