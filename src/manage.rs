@@ -148,7 +148,8 @@ impl<S: KeyStore> KeyManager<S> {
     /// Issues a successor with the same owner, name and scopes, and lets the old key expire after the
     /// overlap, which may be zero; never later than it would have expired anyway.
     ///
-    /// The successor takes over the old key's expiry unless the rotation sets another.
+    /// The successor takes over the old key's expiry unless the rotation sets another, also one that a
+    /// deprecation has set.
     ///
     /// The old key only gets an expiry, which a later [`update`](Self::update) can lift: when a key has
     /// leaked, [`revoke`](Self::revoke) it too. Within the overlap it may be rotated again, which gives
@@ -164,7 +165,7 @@ impl<S: KeyStore> KeyManager<S> {
         let old = self.store.find_by_id(id).await?.ok_or(StoreError::NotFound(id.clone()))?;
         let now = self.now();
         old.check_rotation(&old, now)?;
-        let expires_at = rotation.expires_at.or(old.expires_at);
+        let expires_at = rotation.expires_at.unwrap_or(old.expires_at);
         let (owner, name, scopes) = (old.owner.clone(), old.name.clone(), old.scopes.clone());
         let issued = self.draw(NewKey { id: None, owner, name, scopes, expires_at })?;
         let old_expires_at =
@@ -327,7 +328,8 @@ pub struct IssuedKey {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rotation {
     overlap: Duration,
-    expires_at: Option<SystemTime>,
+    /// Where it is not that of the old key.
+    expires_at: Option<Option<SystemTime>>,
 }
 
 impl Rotation {
@@ -338,7 +340,12 @@ impl Rotation {
 
     /// Sets when the successor stops being accepted.
     pub fn expires_at(self, date: SystemTime) -> Self {
-        Self { expires_at: Some(date), ..self }
+        Self { expires_at: Some(Some(date)), ..self }
+    }
+
+    /// Has the successor not expire, whatever the old key does.
+    pub fn never_expires(self) -> Self {
+        Self { expires_at: Some(None), ..self }
     }
 }
 

@@ -13,7 +13,8 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{SECRETS, UNTAGGED, assert_reveals_nothing, ring};
+use common::{SECRETS, UNTAGGED, assert_reveals_nothing, one_secret, ring};
+use lexikon_auth::{RedisStore, SqliteStore, Verifier};
 use redis_server::RedisServer;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -35,7 +36,7 @@ impl Desk {
     /// With an empty database, whose tables are made.
     fn new() -> Self {
         let desk = Self::without_database();
-        desk.lxk(&["schema", "apply"]).ends_with(0);
+        desk.lxk(&["schema", "apply", "--create"]).ends_with(0);
         desk
     }
 
@@ -147,7 +148,7 @@ fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
     let list = |url: &str| desk.lxk(&["--database-url", url, "list"]);
     list("mysql://localhost/keys").fails(2, "neither sqlite: nor postgres:");
     list("postgres://operator:hidden-word@127.0.0.1:1/keys").fails(3, "127.0.0.1:1");
-    list("sqlite:///no/such/folder/keys.db").fails(3, "lxk schema apply");
+    list("sqlite:///no/such/folder/keys.db").fails(3, "lxk schema apply --create");
     let malformed = list("postgres://operator:hidden-word@[::/keys").fails(2, "cannot be read");
     let refused = list("postgres://operator:hidden-word@127.0.0.1:1/keys");
     for answer in [malformed, refused] {
@@ -307,7 +308,7 @@ async fn without_rights_nothing_is_changed_and_the_database_says_why() {
     let name = options.get_database().unwrap().to_owned();
     let url = |user: &str| format!("postgres://{user}@127.0.0.1:{}/{name}", options.get_port());
     let owner = Desk::without_database().with("DATABASE_URL", url("postgres"));
-    owner.lxk(&["schema", "apply"]).ends_with(0);
+    owner.lxk(&["schema", "apply", "--create"]).ends_with(0);
     let (id, _) = owner.issue("user-1", "deploy");
     let pool = sqlx::PgPool::connect_with(options.clone()).await.unwrap();
     let role = "DO $$ BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN duplicate_object THEN END $$; \
@@ -607,7 +608,7 @@ fn a_dry_run_changes_nothing() {
         &["expire", "--dry-run"],
         &["schema", "apply", "--dry-run"],
         &["migrate", "policy", "refuse", "--dry-run"],
-        &["migrate", "deprecate", "--revoke-in", "7d", "--before", "2099-01-01", "--dry-run"],
+        &["migrate", "deprecate", "--revoke-in", "7d", "--before", "2026-01-01", "--dry-run"],
         &["migrate", "deprecate", "--undo", "--dry-run"],
         &["migrate", "revoke", "--force", "--dry-run"],
         &["secret", "rotate", "add", "--dry-run"],
@@ -627,6 +628,7 @@ fn steps_of_a_migration_refuse_what_makes_no_sense() {
     migrate(&["policy", "accept-until"]).fails(2, "needs a date");
     migrate(&["policy", "refuse", "2026-12-01"]).fails(2, "only accept-until takes a date");
     migrate(&["policy", "accept-until", "soon"]).fails(2, "write it as 2026-12-01");
+    migrate(&["policy", "accept-until", "2020-01-01"]).fails(2, "say refuse");
     migrate(&["policy", "maybe"]).ends_with(2);
     migrate(&["deprecate"]).fails(2, "--revoke-in");
     migrate(&["deprecate", "--revoke-in", "7d", "--undo"]).ends_with(2);
@@ -635,10 +637,10 @@ fn steps_of_a_migration_refuse_what_makes_no_sense() {
     migrate(&["rollback-check", "--to", "v2.0"]).ends_with(2);
     migrate(&["owners", "--csv", "--json"]).ends_with(2);
     migrate(&["policy"]).prints("none stored");
-    migrate(&["policy", "accept-until", "2026-12-01T12:00:00Z", "--by", "alice"]).ends_with(0);
+    migrate(&["policy", "accept-until", "2999-12-01T12:00:00Z", "--by", "alice"]).ends_with(0);
     let stored = desk.lxk(&["--json", "migrate", "policy"]).object();
     assert_eq!(stored["policy"], "accept-until");
-    assert_eq!(stored["accept_until"], "2026-12-01T12:00:00Z");
+    assert_eq!(stored["accept_until"], "2999-12-01T12:00:00Z");
     assert_eq!(stored["changed_by"], "alice");
 }
 
@@ -657,7 +659,10 @@ fn steps_that_need_the_extension_say_so() {
     desk.lxk(&["schema", "show"]).ends_with(0).prints("ADD COLUMN hash_format").prints("6 to run");
     desk.lxk(&["schema", "apply"]).ends_with(0).prints("6 applied");
     desk.lxk(&["schema", "apply"]).ends_with(0).prints("All is there");
-    desk.lxk(&["issue", "--owner", "nobody", "--name", "x"]).fails(1, "create the user first");
+    let issue = || desk.lxk(&["issue", "--owner", "nobody", "--name", "x"]);
+    issue().fails(1, "lxk secret rotate add");
+    desk.lxk(&["secret", "rotate", "add"]).ends_with(0);
+    issue().fails(1, "create the user first");
 }
 
 #[test]
@@ -690,6 +695,74 @@ fn a_secret_that_keys_need_is_not_dropped() {
 }
 
 #[test]
+fn a_secret_that_the_environment_lacks_is_missed() {
+    let desk = Desk::new();
+    desk.issue("user-1", "deploy");
+    let desk = desk.with("API_KEY_SECRET_PREVIOUS", SECRETS[1]);
+    desk.lxk(&["secret", "rotate", "add"]).ends_with(0);
+    // The next one is not needed before it was current.
+    let desk = desk.without("API_KEY_SECRET_PREVIOUS");
+    desk.lxk(&["secret", "check"]).ends_with(0);
+    let desk = desk.with("API_KEY_SECRET", SECRETS[1]);
+    desk.lxk(&["secret", "check"]).fails(1, "set it as API_KEY_SECRET_PREVIOUS");
+    desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("1 key may need");
+    let desk = desk.with("API_KEY_SECRET_PREVIOUS", SECRETS[0]);
+    desk.lxk(&["preflight"]).ends_with(0);
+    // The wrong way round, the switch is refused.
+    let desk = desk.with("API_KEY_SECRET", SECRETS[0]).with("API_KEY_SECRET_PREVIOUS", SECRETS[1]);
+    desk.lxk(&["secret", "rotate", "switch"]).fails(1, "swap the two");
+    // One that was added by mistake can go.
+    let mistaken = ring(&SECRETS[1..2]).current().fingerprint().to_string();
+    desk.lxk(&["secret", "rotate", "remove", &mistaken, "--force"]).ends_with(0);
+    desk.lxk(&["preflight"]).ends_with(0);
+}
+
+#[test]
+fn a_successor_does_not_inherit_a_deprecation() {
+    let desk = Desk::new();
+    let (forever, _) = desk.issue("user-1", "forever");
+    let issue = ["--json", "issue", "--owner", "user-1", "--name", "x", "--expires-in", "90d"];
+    let limited = desk.lxk(&issue).ends_with(0).object();
+    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    desk.lxk(&["migrate", "deprecate", "--revoke-in", "7d"]).ends_with(0).prints("2 legacy keys");
+    let successor = |id: &str| desk.lxk(&["--json", "rotate", id, "--overlap", "1d"]).object();
+    assert_eq!(successor(&forever)["expires_at"], Value::Null);
+    assert_eq!(successor(limited["id"].as_str().unwrap())["expires_at"], limited["expires_at"]);
+    // By now the old ones have an expiry of their own.
+    let again = successor(&forever)["expires_at"].as_str().unwrap().to_owned();
+    assert_eq!(desk.lxk(&["--json", "show", &forever]).object()["expires_at"], *again);
+}
+
+#[test]
+fn what_owners_were_promised_is_kept() {
+    let desk = Desk::new();
+    desk.issue("user-1", "deploy");
+    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    let migrate = |arguments: &[&str]| desk.lxk(&[&["migrate"], arguments].concat());
+    migrate(&["deprecate", "--revoke-at", "2999-01-01"]).ends_with(0).prints("2999-01-01 00:00Z");
+    migrate(&["deprecate", "--revoke-at", "2020-01-01"]).fails(2, "has passed");
+    migrate(&["revoke"]).fails(1, "owners were given time until 2999-01-01");
+    migrate(&["revoke", "--before", "2999-01-01"]).fails(2, "in the future");
+    desk.issue("user-1", "another");
+    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    let later = migrate(&["deprecate", "--revoke-at", "2999-02-01"]).ends_with(0);
+    later
+        .prints("1 legacy key set to 2999-02-01")
+        .prints("an earlier date before, from 2999-01-01");
+    migrate(&["revoke", "--force"]).ends_with(0).prints("2 legacy keys revoked");
+    migrate(&["revoke"]).ends_with(0).prints("0 legacy keys revoked");
+}
+
+#[test]
+fn a_key_in_the_place_of_an_id_is_not_shown_again() {
+    let desk = Desk::new();
+    for command in ["show", "revoke", "rotate"] {
+        let answer = desk.lxk(&[command, UNTAGGED]).fails(2, "that is a key");
+        assert_reveals_nothing(&(answer.out + &answer.err), UNTAGGED);
+    }
+}
+
+#[test]
 fn preflight_finds_what_is_wrong() {
     let desk = Desk::new();
     desk.lxk(&["preflight"]).ends_with(0).prints("issued, verified, revoked, rolled back");
@@ -718,8 +791,16 @@ fn the_cache_in_redis_is_looked_at_and_cleared() {
     let desk = desk.with("REDIS_URL", url);
     let (id, key) = desk.issue("user-1", "deploy");
     desk.issue("user-2", "web");
-    let verify = || desk.reading(&["verify"], key.as_bytes());
-    verify().ends_with(0);
+    // An instance, which puts into Redis what it has looked up.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let instance = runtime.block_on(async {
+        let store = SqliteStore::open(desk.path()).await.unwrap();
+        let options = redis_server::patient();
+        let store = RedisStore::new(store, server.client(), &one_secret(), options).await;
+        Verifier::new(store, one_secret())
+    });
+    let is_accepted = || runtime.block_on(instance.verify(&key)).is_ok();
+    assert!(is_accepted());
     let entries =
         || desk.lxk(&["--json", "cache", "stats"]).ends_with(0).object()["entries"].clone();
     assert_eq!(entries(), 1);
@@ -727,8 +808,19 @@ fn the_cache_in_redis_is_looked_at_and_cleared() {
     desk.lxk(&["cache", "clear", "--owner", "user-2"]).ends_with(0).prints("0 removed");
     desk.lxk(&["cache", "clear", "--owner", "user-1"]).ends_with(0).prints("1 removed");
     assert_eq!(entries(), 0);
-    verify().ends_with(0);
+    assert!(is_accepted());
     desk.lxk(&["cache", "clear", "--all"]).ends_with(0).prints("1 removed");
+
+    // Verification asks the database itself.
+    assert!(is_accepted());
+    let revoke = |active: &str| {
+        let statement = format!("UPDATE api_keys SET is_active = {active} WHERE id = '{id}'");
+        desk.run_sql_on(&desk.path(), &statement);
+    };
+    revoke("0");
+    assert!(is_accepted(), "Redis was not told");
+    desk.reading(&["verify"], key.as_bytes()).fails(1, "refused");
+    revoke("1");
 
     desk.lxk(&["preflight"]).fails(1, "check failed").prints("no memory limit");
     let config = |name: &str, value: &str| {
@@ -742,17 +834,27 @@ fn the_cache_in_redis_is_looked_at_and_cleared() {
     config("maxmemory-policy", "volatile-ttl");
     desk.lxk(&["preflight"]).ends_with(0);
 
-    // A key that Redis holds is refused once it is revoked.
-    verify().ends_with(0);
+    // What Redis holds is forgotten with a change, by one key and by many.
+    assert!(is_accepted());
+    let deprecate = ["migrate", "deprecate", "--revoke-in", "1s"];
+    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    desk.lxk(&deprecate).ends_with(0).prints("2 legacy keys");
+    while is_accepted() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    desk.lxk(&["migrate", "deprecate", "--undo"]).ends_with(0).prints("2 keys restored");
+    assert!(is_accepted());
     desk.lxk(&["revoke", &id]).ends_with(0);
-    verify().fails(1, "refused").prints("revoked");
+    assert!(!is_accepted());
+
+    // Without Redis nothing is lost, and whoever has changed something is told.
     drop(server);
-    let (_, key) = desk.issue("user-1", "without Redis");
+    let (id, key) = desk.issue("user-1", "without Redis");
     desk.reading(&["verify"], key.as_bytes()).ends_with(0);
-    let answer = desk.lxk(&["migrate", "policy"]).ends_with(0);
-    assert!(answer.err.is_empty(), "nothing changed: {}", answer.err);
-    let answer = desk.lxk(&["expire"]).ends_with(0);
-    assert!(answer.err.contains("lxk cache clear --all"), "{}", answer.err);
+    desk.lxk(&["migrate", "policy"]).ends_with(0);
+    desk.lxk(&["revoke", &id]).fails(3, "lxk cache clear --all").prints("revoked");
+    desk.reading(&["verify"], key.as_bytes()).fails(1, "refused");
+    desk.lxk(&["expire"]).fails(3, "lxk cache clear --all");
     desk.lxk(&["cache", "clear", "--all"]).fails(3, "run this again");
     desk.lxk(&["cache", "stats"]).fails(3, "Redis does not answer");
     desk.lxk(&["preflight"]).fails(1, "check failed");

@@ -266,6 +266,7 @@ async fn prepare(database: &Database, url: &str) {
     Old::V1_0.issue(database, "modern", "user-2").await;
     lxk(url, &["preflight"]).ends_with_code(0);
     lxk(url, &["schema", "apply"]).ends_with_code(0);
+    lxk(url, &["secret", "rotate", "add"]).ends_with_code(0);
     lxk(url, &["migrate", "policy", "accept"]).ends_with_code(0);
 }
 
@@ -360,11 +361,11 @@ async fn play(mut scene: Scene) {
     let now_closed =
         [("old-1", MODERN), ("old-2", NOBODY), ("old-3", NOBODY), modern, ("new", MODERN)];
     let deprecate = |span| with_date(&["migrate", "deprecate", "--revoke-in", span]);
-    scene.lxk(&[&deprecate("7d")[..], &["--dry-run"]].concat()).says("2 legacy keys would expire");
-    scene.lxk(&deprecate("7d")).ends_with_code(0).says("2 legacy keys expire");
+    scene.lxk(&[&deprecate("7d")[..], &["--dry-run"]].concat()).says("2 legacy keys would be set");
+    scene.lxk(&deprecate("7d")).ends_with_code(0).says("2 legacy keys set");
     scene.lxk(&deprecate("7d")).ends_with_code(0);
     scene.expect("seven days of grace", &upgraded).await;
-    scene.lxk(&deprecate("1s")).ends_with_code(0).says("2 legacy keys expire");
+    scene.lxk(&deprecate("1s")).ends_with_code(0).says("2 legacy keys set");
     scene.expect("the date has come", &now_closed).await;
     scene.lxk(&["migrate", "deprecate", "--undo"]).ends_with_code(0).says("2 keys restored");
     scene.expect("taken back", &upgraded).await;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, hmac_hash, legacy_hash, ring, secret};
+use common::{SECRETS, hmac_hash, legacy_hash, secret};
 use lexikon_auth::{
     KeyManager, KeyUpdate, NewKey, Policy, PolicySource, SecretRing, SqliteStore, Verifier,
 };
@@ -50,6 +50,7 @@ impl Scene {
         std::fs::write(&path, std::fs::read(service).unwrap()).unwrap();
         let keys = format!("{DEPLOY}\n{WEB}\n{}\n", WEB.replace("web", "Web"));
         std::fs::write(folder.path().join("keys.txt"), keys).unwrap();
+        std::fs::write(folder.path().join("a-key-of-mine.txt"), MOBILE).unwrap();
         let pool = SqliteConnectOptions::new().filename(&path);
         let pool = SqlitePool::connect_with(pool).await.unwrap();
         let scene = Self { folder, pool, secret: SECRETS[0], previous: None };
@@ -141,7 +142,6 @@ impl Scene {
         shell.args(["-c", &format!("{command} 2>&1")]).current_dir(self.folder.path());
         shell.env_clear().env("PATH", path).env("USER", "alice");
         shell.env("DATABASE_URL", "sqlite://keys.db").env("API_KEY_SECRET", self.secret);
-        shell.env("OLD", ring(&SECRETS[..1]).current().fingerprint().to_string());
         if let Some(previous) = self.previous {
             shell.env("API_KEY_SECRET_PREVIOUS", previous);
         }

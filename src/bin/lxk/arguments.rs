@@ -123,6 +123,14 @@ pub fn date(text: &str) -> Result<SystemTime, String> {
     time.map_err(|error| format!("{error}; write it as 2026-12-01 or 2026-12-01T12:00:00Z"))
 }
 
+/// Reads a date that has been.
+pub fn past_date(text: &str) -> Result<SystemTime, String> {
+    match date(text)? {
+        date if date > SystemTime::now() => Err("is in the future; write when it was".to_owned()),
+        date => Ok(date),
+    }
+}
+
 /// The time that lies so far back.
 pub fn ago(span: Duration) -> SystemTime {
     SystemTime::now().checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH)

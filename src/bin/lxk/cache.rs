@@ -33,7 +33,7 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
     })?;
     match command {
         Command::Clear(clear) => {
-            let database = Database::open(url).await?;
+            let database = Database::open_to_change(url).await?;
             let redis = database.redis().expect("REDIS_URL is set");
             let removed = clear_entries(redis, &clear).await?;
             output.object(&json!({"removed": removed}))?;

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use lexikon_auth::store::FeedEvent;
-use lexikon_auth::table::KeyTable;
+use lexikon_auth::table::{KeyFilter, KeyTable};
 use lexikon_auth::{
     Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
     ServerSecret, SqliteStore,
@@ -24,9 +24,9 @@ const REDIS_PATIENCE: Duration = Duration::from_secs(2);
 const NO_URL: &str = "no database is named; set DATABASE_URL or give --database-url, such as \
      sqlite:///var/lib/lexikon/keys.db or postgres://lexikon@localhost/lexikon";
 const NO_TABLES: &str = "the database holds no table api_keys; check the URL, or make the tables \
-     with: lxk schema apply";
-const REDIS_IS_DOWN: &str = "Redis cannot be told of the change; entries of other instances live on \
-     there for up to their whole life. Once it is back, run: lxk cache clear --all";
+     with: lxk schema apply --create";
+const REDIS_IS_DOWN: &str = "the database has changed, but Redis cannot be told: instances may go on by \
+     what it holds, for the whole life of an entry. Once it is back, run: lxk cache clear --all";
 
 /// The database.
 pub struct Database {
@@ -37,17 +37,21 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the database whose tables are there.
+    /// Opens the database to look at it: what caches say does not count.
     pub async fn open(url: Option<&str>) -> Result<Self, Failure> {
-        Self::on(connect(url, false).await?).await
+        let table = connect(url, false).await?;
+        Ok(Self { store: table.store(), table, redis: None })
     }
 
     /// Opens a database, and makes the tables in an empty one.
     pub async fn open_or_create(url: Option<&str>) -> Result<Self, Failure> {
-        Self::on(connect(url, true).await?).await
+        let table = connect(url, true).await?;
+        Ok(Self { store: table.store(), table, redis: None })
     }
 
-    async fn on(table: KeyTable) -> Result<Self, Failure> {
+    /// Opens the database to change it, with the caches that have to be told.
+    pub async fn open_to_change(url: Option<&str>) -> Result<Self, Failure> {
+        let table = connect(url, false).await?;
         let redis = match variable("REDIS_URL") {
             Some(url) => Some(redis(&url, &table).await?),
             None => None,
@@ -62,14 +66,28 @@ impl Database {
         let Some(redis) = &self.redis else { return };
         redis.observe(&FeedEvent::Changed(Change::All)).await;
         redis.invalidate(Change::All).await;
-        self.warn_if_untold();
     }
 
-    /// Says so where Redis did not learn of a change.
-    pub fn warn_if_untold(&self) {
-        if self.redis.as_ref().is_some_and(|redis| !redis.is_used()) {
-            eprintln!("warning: {REDIS_IS_DOWN}");
+    /// Fails where Redis did not learn of a change.
+    pub fn told(&self) -> Result<(), Failure> {
+        match &self.redis {
+            Some(redis) if !redis.is_used() => Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned())),
+            _ => Ok(()),
         }
+    }
+
+    /// Refuses a secret that the database does not know. One that knows none yet, but holds keys, is not
+    /// told of it here: a wrong secret would be taken for the right one from then on.
+    pub async fn check_secret(&self, ring: &SecretRing) -> Result<(), Failure> {
+        let has_keys = self.table.count(&KeyFilter::default()).await? > 0;
+        if has_keys && self.table.is_extended() && self.table.secrets().await?.is_empty() {
+            return Err(Failure::Refused(format!(
+                "the database knows no secret yet; see with lxk verify that a key is accepted under \
+                 {}, and then run: lxk secret rotate add",
+                ring.current().fingerprint()
+            )));
+        }
+        Ok(self.table.check_secrets(ring).await?)
     }
 
     pub fn redis(&self) -> Option<&RedisStore<DynKeyStore>> {
@@ -108,7 +126,7 @@ async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure
     let pool = pool.map_err(|error| {
         Failure::Unavailable(format!(
             "{name} cannot be opened: {error}; check that the path names a database that may be read \
-             and written, or make one with: lxk schema apply"
+             and written, or make one with: lxk schema apply --create"
         ))
     })?;
     let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'api_keys'";

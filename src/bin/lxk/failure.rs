@@ -50,8 +50,8 @@ impl From<StoreError> for Failure {
                 "run add_secret when this one is new",
                 "run `lxk secret rotate add` when this one is new",
             )),
-            StoreError::NotFound(_)
-            | StoreError::Conflict
+            StoreError::NotFound(_) => Self::Refused(format!("{text}; look it up with: lxk list")),
+            StoreError::Conflict
             | StoreError::UnknownOwner(_)
             | StoreError::NotInForce(_)
             | StoreError::Changed(_)

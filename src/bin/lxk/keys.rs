@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, ValueEnum};
 use lexikon_auth::table::{KeyFilter, KnownFormat};
 use lexikon_auth::{
-    Clock, DynKeyStore, IssuedKey, KeyManager, KeyRecord, KeyStore, KeyUpdate, NewKey, Policy,
-    Rotation, StoreError, SystemClock, Verifier, VerifyError,
+    Clock, DynKeyStore, IssuedKey, KEY_PREFIX, KeyId, KeyManager, KeyRecord, KeyStore, KeyUpdate,
+    NewKey, Policy, Rotation, StoreError, SystemClock, Verifier, VerifyError,
 };
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -39,21 +39,21 @@ pub struct Issue {
 
 pub async fn issue(command: Issue, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
     let ring = ring()?;
-    let database = Database::open(url).await?;
-    database.table.check_secrets(&ring).await?;
+    let database = Database::open_to_change(url).await?;
+    database.check_secret(&ring).await?;
     let manager = KeyManager::new(database.store.clone(), &ring);
     let mut new = NewKey::new(command.owner, &command.name).scopes(command.scopes);
     if let Some(span) = command.expires_in {
         new = new.expires_at(ahead(span)?);
     }
     let issued = manager.issue(new).await?;
-    database.warn_if_untold();
-    hand_over(&issued, &manager, output).await
+    hand_over(&issued, None, &manager, output).await
 }
 
 /// Prints a new key; where it cannot be printed, nobody has it, and it is revoked.
 async fn hand_over(
     issued: &IssuedKey,
+    old_until: Option<SystemTime>,
     manager: &KeyManager<DynKeyStore>,
     output: &mut Output,
 ) -> Result<(), Failure> {
@@ -71,6 +71,9 @@ async fn hand_over(
         output.line(format!("id       {id}"))?;
         output.line(format!("key      {}", key.expose_secret()))?;
         output.line(format!("expires  {}", date(record.expires_at, "never")))?;
+        if let Some(until) = old_until {
+            output.line(format!("old key  refused from {} on", date(Some(until), "")))?;
+        }
         output.line("The key is shown here, and nowhere else again.")?;
         output.flush()
     };
@@ -219,8 +222,8 @@ const HEADER: fn() -> String = || {
         ("scopes", 12),
         ("format", 11),
         ("state", 8),
-        ("last used", 16),
-        ("expires", 16),
+        ("last used", 17),
+        ("expires", 17),
     ])
 };
 
@@ -235,8 +238,8 @@ pub fn print(record: &KeyRecord, output: &mut Output) -> Result<(), Failure> {
         (record.scopes.as_str(), 12),
         (record.format.map_or("unknown", |format| format.as_str()), 11),
         (state(record), 8),
-        (&date(record.last_used_at, "never"), 16),
-        (&date(record.expires_at, "never"), 16),
+        (&date(record.last_used_at, "never"), 17),
+        (&date(record.expires_at, "never"), 17),
     ]))
 }
 
@@ -280,7 +283,7 @@ pub struct Show {
 
 pub async fn show(command: Show, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
     let database = Database::open(url).await?;
-    let id = command.id.as_str().into();
+    let id = key_id(&command.id)?;
     let record = database.store.find_by_id(&id).await?.ok_or(StoreError::NotFound(id))?;
     output.object(&object(&record))?;
     if output.is_json() {
@@ -327,43 +330,50 @@ pub async fn revoke(
     url: Option<&str>,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let database = Database::open(url).await?;
-    // Revoking needs no secret; a manager holds one, to issue.
+    let database = Database::open_to_change(url).await?;
     let reason = command.reason.as_deref();
     if reason.is_some_and(|reason| reason.len() > 1024 || reason.contains('\0')) {
         return Err(Failure::Usage(
             "the reason is longer than 1024 bytes, or has a NUL in it".into(),
         ));
     }
+    let ids = command.ids.iter().map(|id| key_id(id)).collect::<Result<Vec<_>, _>>()?;
     let mut missing = Vec::new();
-    for id in &command.ids {
-        let done = match command.dry_run {
-            true => database.store.find_by_id(&id.as_str().into()).await?.map(drop).ok_or(()),
-            false => {
-                match database.store.revoke(&id.as_str().into(), SystemTime::now(), reason).await {
-                    Err(StoreError::NotFound(_)) => Err(()),
-                    done => Ok(done?),
-                }
-            }
-        };
-        let outcome = match (done, command.dry_run) {
-            (Ok(()), true) => "would be revoked",
-            (Ok(()), false) => "revoked",
-            (Err(()), _) => {
-                missing.push(id.as_str());
+    for id in ids {
+        let outcome = match database.store.find_by_id(&id).await? {
+            None => {
+                missing.push(id.to_string());
                 "not found"
             }
+            Some(record) if record.is_revoked() => "revoked already",
+            Some(_) if command.dry_run => "would be revoked",
+            Some(_) => {
+                database.store.revoke(&id, SystemTime::now(), reason).await?;
+                "revoked"
+            }
         };
-        output.object(&json!({"id": id, "outcome": outcome}))?;
+        output.object(&json!({"id": id.to_string(), "outcome": outcome}))?;
         output.line(format!("{id}  {outcome}"))?;
     }
-    database.warn_if_untold();
+    database.told()?;
     match missing.as_slice() {
         [] => Ok(()),
-        missing => {
-            let missing = missing.join(", ");
-            Err(Failure::Refused(format!("no key has the id {missing}; look it up with: lxk list")))
-        }
+        missing => Err(Failure::Refused(format!(
+            "no key has the id {}; look it up with: lxk list",
+            missing.join(", ")
+        ))),
+    }
+}
+
+/// An id, which nobody who pastes a key in its place sees again.
+fn key_id(text: &str) -> Result<KeyId, Failure> {
+    match text.starts_with(KEY_PREFIX) {
+        true => Err(Failure::Usage(
+            "that is a key, not an id: it stands in the history of the shell now, so replace it; \
+             lxk verify tells its id"
+                .to_owned(),
+        )),
+        false => Ok(text.into()),
     }
 }
 
@@ -388,12 +398,18 @@ pub async fn rotate(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let ring = ring()?;
-    let database = Database::open(url).await?;
-    database.table.check_secrets(&ring).await?;
+    let id = key_id(&command.id)?;
+    let database = Database::open_to_change(url).await?;
+    database.check_secret(&ring).await?;
     let manager = KeyManager::new(database.store.clone(), &ring);
-    ahead(command.overlap)?;
+    let old_until = ahead(command.overlap)?;
     let rotation = Rotation::with_overlap(command.overlap);
-    let id = command.id.as_str().into();
+    // A deprecation is about the old key: its successor is what the owner was asked for.
+    let rotation = match database.table.expiry_before_deprecation(&id).await? {
+        Some(Some(date)) => rotation.expires_at(date),
+        Some(None) => rotation.never_expires(),
+        None => rotation,
+    };
     let old = manager.find(&id).await?.ok_or(StoreError::NotFound(id))?;
     if command.dry_run {
         if old.is_revoked() || old.is_expired(SystemTime::now()) {
@@ -403,8 +419,8 @@ pub async fn rotate(
         return output.line(format!("{}  would be rotated", old.id));
     }
     let issued = manager.rotate(&old.id, rotation).await?;
-    database.warn_if_untold();
-    if let Err(failure) = hand_over(&issued, &manager, output).await {
+    let old_until = old.expires_at.map_or(old_until, |date| date.min(old_until));
+    if let Err(failure) = hand_over(&issued, Some(old_until), &manager, output).await {
         // Nobody has the successor, so the old key has to go on.
         let restored = KeyUpdate::default();
         let restored = match old.expires_at {
@@ -414,7 +430,7 @@ pub async fn rotate(
         manager.update(&old.id, restored).await?;
         return Err(failure);
     }
-    Ok(())
+    database.told()
 }
 
 /// Mark every key past its expiry as revoked, for readers that look at that alone
@@ -430,7 +446,7 @@ pub async fn expire(
     url: Option<&str>,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let database = Database::open(url).await?;
+    let database = Database::open_to_change(url).await?;
     let now = SystemTime::now();
     let total = database.table.count_expired(now).await?;
     if command.dry_run {
@@ -444,5 +460,6 @@ pub async fn expire(
     database.forget_cached().await;
     let expired = expired?;
     output.object(&json!({"expired": expired}))?;
-    output.line(format!("{} marked", counted(expired, "key")))
+    output.line(format!("{} marked", counted(expired, "key")))?;
+    database.told()
 }

@@ -8,7 +8,7 @@ use lexikon_auth::table::{KeyFilter, KeyTable, KnownFormat, ListedKey, StoredPol
 use lexikon_auth::{LegacyPolicy, StoreError};
 use serde_json::{Value, json};
 
-use crate::arguments::{ago, ahead, date as parse_date, span};
+use crate::arguments::{ago, ahead, date as parse_date, past_date, span};
 use crate::database::{Database, variable};
 use crate::failure::Failure;
 use crate::keys;
@@ -33,7 +33,7 @@ struct Legacy {
     /// When HMAC-SHA-256 was first deployed: keys made before are legacy, unless their row says otherwise
     ///
     /// Where you are not sure, take an earlier date. With a later one, good keys would count as legacy.
-    #[arg(long, value_parser = parse_date, value_name = "DATE")]
+    #[arg(long, value_parser = past_date, value_name = "DATE")]
     before: Option<SystemTime>,
 }
 
@@ -44,7 +44,11 @@ impl Legacy {
 }
 
 pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
-    let database = Database::open(url).await?;
+    let is_change = matches!(command, Command::Deprecate(_) | Command::Revoke(_));
+    let database = match is_change {
+        true => Database::open_to_change(url).await?,
+        false => Database::open(url).await?,
+    };
     match command {
         Command::Status(command) => status(command, &database.table, output).await,
         Command::Policy(command) => policy(command, &database.table, output).await,
@@ -191,6 +195,10 @@ async fn policy(command: Policy, table: &KeyTable, output: &mut Output) -> Resul
         return if policies.is_empty() { output.line(policy_line(None)) } else { Ok(()) };
     };
     let policy = match (name, command.date) {
+        (PolicyName::AcceptUntil, Some(date)) if date <= SystemTime::now() => {
+            let problem = "that date has passed; say refuse, which is the same";
+            return Err(Failure::Usage(problem.to_owned()));
+        }
         (PolicyName::AcceptUntil, Some(date)) => LegacyPolicy::AcceptUntil(date),
         (PolicyName::AcceptUntil, None) => {
             return Err(Failure::Usage("accept-until needs a date, such as 2026-12-01".to_owned()));
@@ -335,10 +343,13 @@ fn harmless(text: &str) -> String {
   lxk migrate deprecate --undo")]
 pub struct Deprecate {
     /// When they expire, such as 7d
-    #[arg(long, value_parser = span, value_name = "TIME", required_unless_present = "undo")]
+    #[arg(long, value_parser = span, value_name = "TIME", required_unless_present_any = ["undo", "revoke_at"])]
     revoke_in: Option<Duration>,
+    /// The same as a date: to go on with what was interrupted
+    #[arg(long, value_parser = parse_date, value_name = "DATE", conflicts_with = "revoke_in")]
+    revoke_at: Option<SystemTime>,
     /// Give keys back the expiry that they had
-    #[arg(long, conflicts_with_all = ["revoke_in", "before"])]
+    #[arg(long, conflicts_with_all = ["revoke_in", "revoke_at", "before"])]
     undo: bool,
     /// With --undo: only keys whose hash has been upgraded since
     #[arg(long, requires = "undo")]
@@ -356,11 +367,18 @@ async fn deprecate(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let table = &database.table;
-    let Some(span) = command.revoke_in else { return undo(&command, database, output).await };
-    let (now, expires_at) = (SystemTime::now(), ahead(span)?);
+    let now = SystemTime::now();
+    let expires_at = match (command.revoke_in, command.revoke_at) {
+        (Some(span), _) => ahead(span)?,
+        (None, Some(date)) if date <= now => {
+            return Err(Failure::Usage("that date has passed; choose a later one".to_owned()));
+        }
+        (None, Some(date)) => date,
+        (None, None) => return undo(&command, database, output).await,
+    };
     let filter = command.legacy.keys();
     let total = waiting(table.count_deprecatable(&filter, expires_at)).await?;
-    let word = if command.dry_run { "would expire" } else { "expire" };
+    let word = if command.dry_run { "would be set" } else { "set" };
     let changed = match command.dry_run {
         true => total,
         false => {
@@ -376,11 +394,24 @@ async fn deprecate(
         "expires_at": json_time(Some(expires_at)),
     }))?;
     output.line(format!(
-        "{} {word} {}; take it back with: lxk migrate deprecate --undo",
+        "the expiry of {} {word} to {}; take it back with: lxk migrate deprecate --undo",
         counted(changed, "legacy key"),
         date(Some(expires_at), "")
     ))?;
-    say_unknown(table, &command.legacy, output).await
+    if let Some((earliest, _)) = table.deprecation_dates().await?
+        && earliest < to_microseconds(expires_at)
+    {
+        let earliest = date(Some(earliest), "");
+        output.line(format!("others were given an earlier date before, from {earliest} on"))?;
+    }
+    say_passed_over(table, &command.legacy, output).await?;
+    database.told()
+}
+
+/// A date as databases keep it.
+fn to_microseconds(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_micros(since.as_micros() as u64)
 }
 
 async fn undo(
@@ -392,14 +423,15 @@ async fn undo(
     let total = waiting(table.count_deprecated(command.upgraded)).await?;
     if command.dry_run {
         output.object(&json!({"dry_run": true, "restored": total}))?;
-        return output.line(format!("{} would be restored", counted(total, "key")));
+        return output.line(format!("the expiry of {} would be restored", counted(total, "key")));
     }
     let change = async |progress: &mut Progress| {
         table.undo_deprecation(command.upgraded, &mut |done| progress.set(done)).await
     };
     let restored = changing(database, total, change).await?;
     output.object(&json!({"dry_run": false, "restored": restored}))?;
-    output.line(format!("{} restored", counted(restored, "key")))
+    output.line(format!("the expiry of {} restored", counted(restored, "key")))?;
+    database.told()
 }
 
 /// Changes many rows: with a progress bar, and caches that forget before and after.
@@ -421,27 +453,40 @@ async fn changing(
     })
 }
 
-/// Says how many keys a step passed over because nothing tells their format.
-async fn say_unknown(
+/// Says how many keys a step passed over because nothing tells their format, and how many it took for
+/// legacy because of their date alone.
+async fn say_passed_over(
     table: &KeyTable,
     legacy: &Legacy,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let unknown = KeyFilter::default()
-        .format(KnownFormat::Unknown)
-        .first_deployed(legacy.before)
-        .in_force(SystemTime::now());
-    match waiting(table.count(&unknown)).await? {
-        0 => Ok(()),
-        count => {
-            let more = if legacy.before.is_none() { "; --before DATE tells more" } else { "" };
-            eprintln!(
-                "note: left as is: {} of unknown format in force{more}",
-                counted(count, "key")
-            );
-            output.flush()
-        }
+    output.flush()?;
+    let now = SystemTime::now();
+    let unknown = KeyFilter::default().format(KnownFormat::Unknown).first_deployed(legacy.before);
+    let unknown = waiting(table.count(&unknown.in_force(now))).await?;
+    if unknown > 0 {
+        let more = if legacy.before.is_none() { "; --before DATE tells more" } else { "" };
+        eprintln!("note: left as is: {} of unknown format in force{more}", counted(unknown, "key"));
     }
+    Ok(())
+}
+
+/// Says how many keys count as legacy because of their date alone, and whether that date is in doubt.
+async fn say_by_date(table: &KeyTable, legacy: &Legacy, now: SystemTime) -> Result<(), Failure> {
+    let Some(before) = legacy.before else { return Ok(()) };
+    let status = waiting(table.migration_status(legacy.before, now)).await?;
+    let by_date = status.classes.iter().find(|class| class.by_date).map_or(0, |class| class.keys);
+    if by_date > 0 {
+        let modern = KeyFilter::default().format(KnownFormat::HmacSha256).made_before(before);
+        let modern = waiting(table.count(&modern)).await?;
+        eprintln!(
+            "note: of legacy keys, {} known by the date alone; {} made before it known to be \
+             HMAC-SHA-256: more than were upgraded would say that the date is too late",
+            counted(by_date, "key"),
+            counted(modern, "key")
+        );
+    }
+    Ok(())
 }
 
 /// Revoke legacy keys, for good
@@ -479,7 +524,21 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
             hours(command.unused_for)
         )));
     }
-    let total = waiting(table.count(&legacy.clone().unrevoked())).await?;
+    if let Some((_, latest)) = table.deprecation_dates().await?
+        && latest > now
+        && !command.force
+    {
+        return Err(Failure::Refused(format!(
+            "owners were given time until {}; wait, or say --force",
+            date(Some(latest), "")
+        )));
+    }
+    let unrevoked = legacy.clone().unrevoked();
+    let total = waiting(table.count(&unrevoked)).await?;
+    say_by_date(table, &command.legacy, now).await?;
+    if command.dry_run && !output.is_json() {
+        list_some(table, &unrevoked, output).await?;
+    }
     let revoked = match command.dry_run {
         true => total,
         false => {
@@ -493,7 +552,8 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
     output.object(&json!({"dry_run": command.dry_run, "revoked": revoked}))?;
     let word = if command.dry_run { "would be revoked" } else { "revoked" };
     output.line(format!("{} {word}", counted(revoked, "legacy key")))?;
-    say_unknown(table, &command.legacy, output).await
+    say_passed_over(table, &command.legacy, output).await?;
+    database.told()
 }
 
 /// A time in the words of whoever gave it.

@@ -109,11 +109,11 @@ pub fn timestamp(time: SystemTime) -> Option<String> {
     time.format(&Rfc3339).ok()
 }
 
-/// The same for people: to the minute, or a word where there is none.
+/// The same for people: to the minute, Z for UTC, or a word where there is none.
 pub fn date(time: Option<SystemTime>, none: &str) -> String {
     let text = time.map(|time| timestamp(time).unwrap_or_else(|| "far away".to_owned()));
     match text {
-        Some(text) if text.len() >= 16 => text[..16].replace('T', " "),
+        Some(text) if text.len() >= 16 => text[..16].replace('T', " ") + "Z",
         Some(text) => text,
         None => none.to_owned(),
     }

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::table::KeyFilter;
 use lexikon_auth::{ManageError, SecretRing, StoreError};
 use serde_json::json;
 
 use crate::cache::Stats;
 use crate::database::{Database, variable};
 use crate::failure::Failure;
-use crate::output::{Mood, Output};
+use crate::output::{Mood, Output, counted};
+use crate::secret::lacking;
 
 /// How far clocks may be apart: dates of expiry and cut-off are as exact as this.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
@@ -98,17 +100,31 @@ async fn check_database(
         Err(error) => Bad(error.to_string()),
     };
     report.line("index", finding)?;
+    let finding = match table.count(&KeyFilter::default()).await {
+        Ok(0) => Doubtful("none: is this the right database?".to_owned()),
+        Ok(keys) => Good(counted(keys, "key")),
+        Err(error) => Bad(error.to_string()),
+    };
+    report.line("keys", finding)?;
     let finding = match (ring, table.secrets().await) {
         (None, _) => Bad("no secret to compare with".to_owned()),
         (_, Err(error)) => Bad(error.to_string()),
         (Some(_), Ok(known)) if known.is_empty() => Doubtful(
-            "the database knows no secret yet; the first service that starts tells it".into(),
+            "the database knows no secret yet, so a wrong one would go unnoticed: see with lxk verify \
+             that a key is accepted, and then run: lxk secret rotate add"
+                .to_owned(),
         ),
         (Some(ring), Ok(known)) => {
             let current = ring.current().fingerprint().to_string();
-            match known.iter().any(|secret| secret.fingerprint == current) {
-                true => Good("the database was written under it".to_owned()),
-                false => Bad(format!(
+            let lacking = lacking(table, ring, &known).await?;
+            match (known.iter().any(|secret| secret.fingerprint == current), lacking.first()) {
+                (true, None) => Good("the database was written under it".to_owned()),
+                (true, Some((fingerprint, keys))) => Bad(format!(
+                    "{} may need {fingerprint}, which the environment lacks; set it as \
+                     API_KEY_SECRET_PREVIOUS",
+                    counted(*keys, "key")
+                )),
+                (false, _) => Bad(format!(
                     "{current} is not known to the database, which was written under {}; set the right \
                      API_KEY_SECRET, or run `lxk secret rotate add` when this one is new",
                     known.iter().map(|secret| &*secret.fingerprint).collect::<Vec<_>>().join(", ")

@@ -16,16 +16,29 @@ pub enum Command {
         /// Only print them
         #[arg(long)]
         dry_run: bool,
+        /// Make a new database, or the tables in an empty one
+        #[arg(long, conflicts_with = "dry_run")]
+        create: bool,
     },
 }
 
 pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
-    let is_dry = matches!(command, Command::Show | Command::Apply { dry_run: true });
-    let database = match is_dry {
-        true => Database::open(url).await?,
-        false => Database::open_or_create(url).await?,
+    let is_dry = matches!(command, Command::Show | Command::Apply { dry_run: true, .. });
+    let database = match command {
+        Command::Apply { create: true, .. } => Database::open_or_create(url).await?,
+        _ => Database::open(url).await?,
     };
     let missing = database.table.missing_schema().await?;
+    if !is_dry && !missing.is_empty() {
+        // What is printed is what was run.
+        database.table.extend_schema().await.map_err(|error| match Failure::from(error) {
+            Failure::Unavailable(text) => Failure::Unavailable(format!(
+                "{text}; perhaps another transaction holds the table, so run it again: what was added \
+                 stays"
+            )),
+            failure => failure,
+        })?;
+    }
     for statement in &missing {
         let lines = statement.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
         let statement = lines.collect::<Vec<_>>().join("\n");
@@ -36,13 +49,11 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
         }
     }
     if missing.is_empty() {
-        return output.line("All is there.");
+        output.line("All is there.")
+    } else if is_dry {
+        output.line(format!("{} to run", missing.len()))
+    } else {
+        output.object(&json!({"applied": missing.len()}))?;
+        output.line(format!("{} applied.", missing.len()))
     }
-    if is_dry {
-        return output.line(format!("{} to run", missing.len()));
-    }
-    output.flush()?;
-    database.table.extend_schema().await?;
-    output.object(&json!({"applied": missing.len()}))?;
-    output.line(format!("{} applied.", missing.len()))
 }

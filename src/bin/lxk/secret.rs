@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
-use lexikon_auth::table::{KeyFilter, KnownSecret};
+use lexikon_auth::table::{KeyFilter, KeyTable, KnownSecret};
 use lexikon_auth::{SecretRing, ServerSecret};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use crate::arguments::{ago, date as parse_date};
+use crate::arguments::{ago, past_date};
 use crate::database::{Database, ring, variable};
 use crate::failure::Failure;
 use crate::migrate::list_some;
@@ -58,6 +58,9 @@ pub enum Rotate {
         fingerprint: String,
         #[command(flatten)]
         legacy: Legacy,
+        /// Forget it even so: no key was issued under it, as when it was added by mistake
+        #[arg(long)]
+        force: bool,
         /// Only check that it can go
         #[arg(long)]
         dry_run: bool,
@@ -68,7 +71,7 @@ pub enum Rotate {
 #[derive(clap::Args)]
 pub struct Legacy {
     /// When HMAC-SHA-256 was first deployed: keys made before are legacy, and need no secret
-    #[arg(long, value_parser = parse_date, value_name = "DATE")]
+    #[arg(long, value_parser = past_date, value_name = "DATE")]
     before: Option<SystemTime>,
 }
 
@@ -79,8 +82,9 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
         Command::Rotate(Rotate::Add { dry_run }) => add(dry_run, url, output).await,
         Command::Rotate(Rotate::Switch { dry_run }) => switch(dry_run, url, output).await,
         Command::Rotate(Rotate::Status(legacy)) => status(legacy, url, output).await,
-        Command::Rotate(Rotate::Remove { fingerprint, legacy, dry_run }) => {
-            remove(&fingerprint, legacy, dry_run, url, output).await
+        Command::Rotate(Rotate::Remove { fingerprint, legacy, force, dry_run }) => {
+            let how = Removal { legacy, force, dry_run };
+            remove(&fingerprint, how, url, output).await
         }
     }
 }
@@ -98,9 +102,13 @@ fn generate(output: &mut Output) -> Result<(), Failure> {
 async fn check(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
     let ring = ring()?;
     let is_named = url.is_some() || variable("DATABASE_URL").is_some();
-    let known = match is_named {
-        true => Some(Database::open(url).await?.table.secrets().await?),
+    let database = match is_named {
+        true => Some(Database::open(url).await?),
         false => None,
+    };
+    let known = match &database {
+        Some(database) => Some(database.table.secrets().await?),
+        None => None,
     };
     let mut is_unknown = false;
     for (index, fingerprint) in ring.fingerprints().enumerate() {
@@ -121,10 +129,44 @@ async fn check(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
         }))?;
         output.line(format!("{fingerprint}  {role}, strong; database: {knowledge}"))?;
     }
-    match is_unknown {
-        true => Err(unknown(&ring)),
-        false => Ok(()),
+    if is_unknown {
+        return Err(unknown(&ring));
     }
+    if let (Some(database), Some(known)) = (&database, &known)
+        && let Some((fingerprint, keys)) = lacking(&database.table, &ring, known).await?.first()
+    {
+        return Err(Failure::Refused(format!(
+            "{} may need {fingerprint}, which the environment lacks; set it as API_KEY_SECRET_PREVIOUS",
+            counted(*keys, "key")
+        )));
+    }
+    Ok(())
+}
+
+/// The secrets that the environment lacks and keys may need, with how many those are. A secret that has
+/// never been current signs none.
+pub async fn lacking(
+    table: &KeyTable,
+    ring: &SecretRing,
+    known: &[KnownSecret],
+) -> Result<Vec<(String, u64)>, Failure> {
+    let is_here =
+        |fingerprint: &str| ring.fingerprints().any(|here| here.to_string() == fingerprint);
+    let now = SystemTime::now();
+    let current = ring.current().fingerprint().to_string();
+    let since = known.iter().find(|secret| secret.fingerprint == current);
+    let since = since.and_then(|secret| secret.current_since).unwrap_or(now);
+    let mut lacking = Vec::new();
+    for (index, secret) in known.iter().enumerate() {
+        let was_current = index == 0 || secret.current_since.is_some();
+        if was_current && !is_here(&secret.fingerprint) {
+            let keys = table.count(&bound(since, &Legacy { before: None })).await?;
+            if keys > 0 {
+                lacking.push((secret.fingerprint.clone(), keys));
+            }
+        }
+    }
+    Ok(lacking)
 }
 
 fn knows(known: &[KnownSecret], fingerprint: &str) -> bool {
@@ -166,6 +208,15 @@ async fn switch(dry_run: bool, url: Option<&str>, output: &mut Output) -> Result
     if !knows(&table.secrets().await?, &fingerprint) {
         return Err(unknown(&ring));
     }
+    let known = table.secrets().await?;
+    let added =
+        |fingerprint: &str| known.iter().find(|secret| secret.fingerprint == fingerprint)?.added_at;
+    let mut retired = ring.fingerprints().skip(1).map(|fingerprint| fingerprint.to_string());
+    if let Some(newer) = retired.find(|retired| added(retired) > added(&fingerprint)) {
+        return Err(Failure::Refused(format!(
+            "API_KEY_SECRET_PREVIOUS holds {newer}, which is newer; swap the two on every instance first"
+        )));
+    }
     if dry_run {
         return output.line(format!("{fingerprint} would be noted as the current secret"));
     }
@@ -182,7 +233,7 @@ async fn status(legacy: Legacy, url: Option<&str>, output: &mut Output) -> Resul
     let table = Database::open(url).await?.table;
     let current = ring.current().fingerprint().to_string();
     let known = table.secrets().await?;
-    output.line(columns(&[("fingerprint", 16), ("added", 16), ("current since", 16)]))?;
+    output.line(columns(&[("fingerprint", 16), ("added", 17), ("current since", 17)]))?;
     for KnownSecret { fingerprint, added_at, current_since, .. } in &known {
         let role = match *fingerprint == current {
             true => "  <- API_KEY_SECRET",
@@ -196,8 +247,8 @@ async fn status(legacy: Legacy, url: Option<&str>, output: &mut Output) -> Resul
         }))?;
         output.line(columns(&[
             (fingerprint, 16),
-            (&date(*added_at, "unknown"), 16),
-            (&(date(*current_since, "-") + role), 16),
+            (&date(*added_at, "unknown"), 17),
+            (&(date(*current_since, "-") + role), 17),
         ]))?;
     }
     let since = known.iter().find(|secret| secret.fingerprint == current);
@@ -226,10 +277,16 @@ fn bound(since: SystemTime, legacy: &Legacy) -> KeyFilter {
         .bound_to_secret_before(since)
 }
 
+/// How a secret is removed.
+struct Removal {
+    legacy: Legacy,
+    force: bool,
+    dry_run: bool,
+}
+
 async fn remove(
     fingerprint: &str,
-    legacy: Legacy,
-    dry_run: bool,
+    Removal { legacy, force, dry_run }: Removal,
     url: Option<&str>,
     output: &mut Output,
 ) -> Result<(), Failure> {
@@ -249,13 +306,15 @@ async fn remove(
         return Err(Failure::Refused(problem.to_owned()));
     }
     let since = known.iter().find(|secret| secret.fingerprint == current);
-    let Some(since) = since.and_then(|secret| secret.current_since) else {
+    let since = since.and_then(|secret| secret.current_since);
+    let since = since.or(force.then_some(SystemTime::UNIX_EPOCH));
+    let Some(since) = since else {
         let problem = "it is not noted since when every instance has the current secret; run first: lxk secret rotate switch";
         return Err(Failure::Refused(problem.to_owned()));
     };
     let bound = bound(since, &legacy);
     let needing = waiting(table.count(&bound)).await?;
-    if needing > 0 {
+    if needing > 0 && !force {
         list_some(&table, &bound, output).await?;
         return Err(Failure::Refused(format!(
             "{} may still need it; rotate or revoke them first, or wait for their expiry",

@@ -82,7 +82,9 @@ fn object(record: &KeyRecord) -> Value {
 /// Every thousand are checked and written at a time. What is there already is passed over, so an import
 /// that was interrupted is run again with the whole file.
 #[derive(Args)]
-#[command(after_help = "Example:\n  lxk import < keys.jsonl")]
+#[command(
+    after_help = "Example, into a new database:\n  lxk schema apply --create\n  lxk import < keys.jsonl"
+)]
 pub struct Import {
     /// Only check the input
     #[arg(long)]
@@ -96,7 +98,7 @@ pub async fn import(
 ) -> Result<(), Failure> {
     let database = match command.dry_run {
         true => None,
-        false => Some(Database::open_or_create(url).await?),
+        false => Some(Database::open_to_change(url).await?),
     };
     let mut import = Importing {
         table: database.as_ref().map(|database| &database.table),
@@ -134,7 +136,8 @@ pub async fn import(
     match command.dry_run {
         true => output.line(format!("{count} well-formed, digests right")),
         false => output.line(format!("{count}: {added} added, {unchanged} there already")),
-    }
+    }?;
+    database.map_or(Ok(()), |database| database.told())
 }
 
 struct Importing<'a> {

@@ -33,6 +33,15 @@ impl KeyTable {
         Ok(missing)
     }
 
+    /// Whether the database had the extension of the schema when it was opened.
+    pub fn is_extended(&self) -> bool {
+        let schema = self.schema();
+        schema.has_details
+            && schema.has_current_since
+            && schema.has_policies
+            && schema.has_deprecations
+    }
+
     /// Adds what is missing of the extension of the schema; see `extend_schema` of the stores.
     ///
     /// # Errors

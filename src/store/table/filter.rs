@@ -46,6 +46,7 @@ pub struct KeyFilter {
     used_since: Option<SystemTime>,
     unused_since: Option<SystemTime>,
     expiring_before: Option<SystemTime>,
+    made_before: Option<SystemTime>,
     bound_to_secret_before: Option<SystemTime>,
     pub(super) by_owner: bool,
 }
@@ -104,6 +105,11 @@ impl KeyFilter {
         Self { expiring_before: Some(time), ..self }
     }
 
+    /// Keys that were made before the time. Those without a date are not among them.
+    pub fn made_before(self, time: SystemTime) -> Self {
+        Self { made_before: Some(time), ..self }
+    }
+
     /// Keys that may have been issued under a secret that was current before the time: not legacy, and
     /// made before it, or at a time that is not known.
     pub fn bound_to_secret_before(self, time: SystemTime) -> Self {
@@ -157,6 +163,9 @@ impl<'a> Condition<'a> {
         }
         if let Some(time) = filter.expiring_before {
             condition.and("k.is_active AND k.expires_at < ?", Value::Time(time));
+        }
+        if let Some(time) = filter.made_before {
+            condition.and("k.created_at < ?", Value::Time(time));
         }
         if let Some(time) = filter.bound_to_secret_before {
             let known = condition.format(schema, filter.first_deployed);

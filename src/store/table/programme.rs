@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use super::batches::{Rows, Step};
 use super::filter::Condition;
-use super::{KeyFilter, KeyTable, Value, require_table};
+use super::{KeyFilter, KeyTable, Session, Value, require_table};
 use crate::error::StoreError;
+use crate::record::KeyId;
 use crate::store::sql::{DEPRECATIONS, Schema};
 
 impl KeyTable {
@@ -95,6 +96,47 @@ impl KeyTable {
         self.in_batches(rows, &steps, progress).await
     }
 
+    /// The expiry that a key had before it was deprecated; `None` when it is not, or has got another expiry
+    /// since.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        if !self.schema().has_deprecations {
+            return Ok(None);
+        }
+        let select = format!(
+            "SELECT d.expires_at_before FROM {DEPRECATIONS} d JOIN api_keys k \
+             ON k.id = d.key_id AND k.expires_at = d.expires_at_set WHERE k.id = $1"
+        );
+        let mut session = Session::read(&self.database).await?;
+        let rows = session.rows(&select, &[Value::Text(&id.to_string())]).await?;
+        session.rollback().await?;
+        rows.first().map(|row| row.time(0)).transpose()
+    }
+
+    /// The earliest and the latest date that keys in the table were given by a deprecation and still
+    /// have; `None` when there are none, or all have been revoked.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn deprecation_dates(&self) -> Result<Option<(SystemTime, SystemTime)>, StoreError> {
+        if !self.schema().has_deprecations {
+            return Ok(None);
+        }
+        let select = format!(
+            "SELECT min(d.expires_at_set), max(d.expires_at_set) FROM {DEPRECATIONS} d \
+             JOIN api_keys k ON k.id = d.key_id AND k.expires_at = d.expires_at_set AND k.is_active"
+        );
+        let mut session = Session::read(&self.database).await?;
+        let row = session.row(&select, &[]).await?;
+        session.rollback().await?;
+        Ok(row.time(0)?.zip(row.time(1)?))
+    }
+
     /// How many keys are deprecated; with `upgraded_only`, those alone whose hash has been replaced since.
     ///
     /// # Errors
@@ -103,7 +145,7 @@ impl KeyTable {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
         let Rows { from, condition, .. } = deprecated(upgraded_only, self.schema());
         let count = format!("SELECT count(*) {from} WHERE {}", condition.text);
-        let mut session = super::Session::read(&self.database).await?;
+        let mut session = Session::read(&self.database).await?;
         let count = session.row(&count, &condition.values).await?.count(0)?;
         session.rollback().await?;
         Ok(count)
