@@ -51,6 +51,27 @@ impl<S: Send + Sync + 'static> Verifier<S> {
     ///
     /// # Panics
     /// Outside a Tokio runtime, as [`tokio::spawn`] does.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::sync::Arc;
+    /// # use std::time::SystemTime;
+    /// # use lexikon_auth::table::KeyTable;
+    /// # use lexikon_auth::{LegacyPolicy, SecretRing, ServerSecret, SqliteStore, Verifier};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
+    /// # KeyTable::from(store.clone()).set_policy(LegacyPolicy::Shadow, "alice", SystemTime::now()).await?;
+    /// let verifier = Arc::new(Verifier::new(store.clone(), ring));
+    /// let following = verifier.follow_policy(store).await?; // for as long as it is held
+    /// // Somebody ran `lxk migrate policy shadow`.
+    /// assert_eq!(verifier.legacy_policy(), LegacyPolicy::Shadow);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// # }
+    /// ```
     pub async fn follow_policy(
         self: &Arc<Self>,
         source: impl PolicySource,

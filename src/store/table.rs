@@ -39,6 +39,7 @@ use crate::store::sql::{Schema, Statements};
 /// Answers that may be long are handed on row by row, so that memory stays flat.
 ///
 /// ```
+/// # #[cfg(feature = "sqlite")] {
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("keys.db");
@@ -52,6 +53,7 @@ use crate::store::sql::{Schema, Statements};
 /// .await?;
 /// # Ok(()) }
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct KeyTable {

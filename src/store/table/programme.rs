@@ -19,6 +19,25 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError::Schema`] without the extension of the schema; others when the database cannot
     /// write. What was changed by then stays changed, and can be undone.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # use std::time::{Duration, SystemTime};
+    /// # use lexikon_auth::SqliteStore;
+    /// use lexikon_auth::table::{KeyFilter, KeyTable};
+    /// # let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
+    /// let table = KeyTable::from(store);
+    /// let (now, week) = (SystemTime::now(), Duration::from_secs(7 * 24 * 3600));
+    /// let legacy = KeyFilter::legacy(None);
+    /// let count = table.deprecate(&legacy, now + week, now, &mut |done| println!("{done}")).await?;
+    /// assert_eq!(table.undo_deprecation(false, &mut |_| {}).await?, count);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// # }
+    /// ```
     pub async fn deprecate(
         &self,
         filter: &KeyFilter,

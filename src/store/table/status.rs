@@ -59,6 +59,22 @@ impl KeyTable {
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # use std::time::SystemTime;
+    /// # use lexikon_auth::SqliteStore;
+    /// # use lexikon_auth::table::KeyTable;
+    /// # let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
+    /// let status = KeyTable::from(store).migration_status(None, SystemTime::now()).await?;
+    /// println!("{} legacy keys in force", status.impact.keys);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// # }
+    /// ```
     pub async fn migration_status(
         &self,
         first_deployed: Option<SystemTime>,
