@@ -355,7 +355,9 @@ pub async fn revoke(
         output.object(&json!({"id": id.to_string(), "outcome": outcome}))?;
         output.line(format!("{id}  {outcome}"))?;
     }
-    database.told()?;
+    if !command.dry_run {
+        database.told()?;
+    }
     match missing.as_slice() {
         [] => Ok(()),
         missing => Err(Failure::Refused(format!(

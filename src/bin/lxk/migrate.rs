@@ -44,7 +44,11 @@ impl Legacy {
 }
 
 pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
-    let is_change = matches!(command, Command::Deprecate(_) | Command::Revoke(_));
+    let is_change = match &command {
+        Command::Deprecate(command) => !command.dry_run,
+        Command::Revoke(command) => !command.dry_run,
+        _ => false,
+    };
     let database = match is_change {
         true => Database::open_to_change(url).await?,
         false => Database::open(url).await?,
@@ -369,7 +373,7 @@ async fn deprecate(
     let table = &database.table;
     let now = SystemTime::now();
     let expires_at = match (command.revoke_in, command.revoke_at) {
-        (Some(span), _) => ahead(span)?,
+        (Some(span), _) => to_whole_minutes(ahead(span)?, span),
         (None, Some(date)) if date <= now => {
             return Err(Failure::Usage("that date has passed; choose a later one".to_owned()));
         }
@@ -379,6 +383,12 @@ async fn deprecate(
     let filter = command.legacy.keys();
     let total = waiting(table.count_deprecatable(&filter, expires_at)).await?;
     let word = if command.dry_run { "would be set" } else { "set" };
+    say_by_date(table, &command.legacy, now).await?;
+    if !command.dry_run {
+        // Before anything can be interrupted.
+        let date = crate::output::timestamp(expires_at).unwrap_or_default();
+        eprintln!("note: to go on after an interruption, say --revoke-at {date}");
+    }
     let changed = match command.dry_run {
         true => total,
         false => {
@@ -406,6 +416,16 @@ async fn deprecate(
     }
     say_passed_over(table, &command.legacy, output).await?;
     database.told()
+}
+
+/// A date that is easily said again, where a minute more does not matter.
+fn to_whole_minutes(time: SystemTime, span: Duration) -> SystemTime {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    match span >= HOUR {
+        true => SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs().div_ceil(60) * 60),
+        false => time,
+    }
 }
 
 /// A date as databases keep it.
@@ -453,8 +473,7 @@ async fn changing(
     })
 }
 
-/// Says how many keys a step passed over because nothing tells their format, and how many it took for
-/// legacy because of their date alone.
+/// Says how many keys a step passed over because nothing tells their format.
 async fn say_passed_over(
     table: &KeyTable,
     legacy: &Legacy,
@@ -480,8 +499,8 @@ async fn say_by_date(table: &KeyTable, legacy: &Legacy, now: SystemTime) -> Resu
         let modern = KeyFilter::default().format(KnownFormat::HmacSha256).made_before(before);
         let modern = waiting(table.count(&modern)).await?;
         eprintln!(
-            "note: of legacy keys, {} known by the date alone; {} made before it known to be \
-             HMAC-SHA-256: more than were upgraded would say that the date is too late",
+            "note: legacy by the date alone: {}; HMAC-SHA-256 though made before it: {}. If fewer were \
+             upgraded, the date is too late",
             counted(by_date, "key"),
             counted(modern, "key")
         );
