@@ -301,7 +301,7 @@ fn read_file(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 /// Why a server secret is refused, with the variable's name and what to do. Never the secret.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
     /// No secret, or an empty one.
@@ -369,6 +369,13 @@ pub enum SecretError {
     /// More secrets than a ring holds.
     #[error("a ring holds at most 4 secrets; remove the retired ones that no key needs")]
     RingFull,
+}
+
+/// The message: a program whose `main` returns the error prints this.
+impl fmt::Debug for SecretError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 #[cfg(test)]

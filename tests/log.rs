@@ -208,6 +208,12 @@ fn the_web_layer_logs_what_it_denies_and_the_span_of_a_request() {
     assert_eq!(lines(throttled.clone(), &[FORGED]), [refused, limit]);
     assert!(lines(throttled, &[FORGED]).is_empty());
 
+    let blind = app(layer().throttle(Throttle::new(|_| None)));
+    let message = "the address of a request is not known, so refused keys are not limited";
+    let warning = documented(SECURITY_TARGET, "WARN", message, "");
+    assert_eq!(lines(blind.clone(), &[]), [warning]);
+    assert!(lines(blind, &[]).is_empty(), "once");
+
     let unprotected = app_without_layer();
     let message = "a route asks for a verified key, and no ApiKeyLayer stands before it; add one";
     let fault = documented("lexikon_auth::http::scope", "ERROR", message, "");

@@ -1,8 +1,7 @@
 //! What the environment says.
 
 use std::error::Error;
-use std::fmt::Display;
-use std::str::FromStr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -41,7 +40,10 @@ impl Config {
             database_url: set("DATABASE_URL").unwrap_or("sqlite://lexikon_api.db".to_owned()),
             redis_url: set("REDIS_URL"),
             address: set("ADDRESS").unwrap_or("127.0.0.1:8080".to_owned()),
-            trusted_proxies: list("TRUSTED_PROXIES", &set("TRUSTED_PROXIES").unwrap_or_default())?,
+            trusted_proxies: networks(
+                "TRUSTED_PROXIES",
+                &set("TRUSTED_PROXIES").unwrap_or_default(),
+            )?,
             first_key_for: set("FIRST_KEY_FOR"),
             demo: None,
         };
@@ -57,7 +59,12 @@ impl Config {
     }
 }
 
-fn list<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<Vec<T>, String> {
+fn networks(name: &str, text: &str) -> Result<Vec<IpNet>, String> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    items.map(|item| item.parse().map_err(|error| format!("{name}: {item}: {error}"))).collect()
+    let network = |item: &str| {
+        // An address is a network of one.
+        let network = item.parse().or_else(|_| item.parse::<IpAddr>().map(IpNet::from));
+        network.map_err(|error| format!("{name}: {item}: {error}; write 10.0.0.0/8 or 10.0.0.1"))
+    };
+    items.map(network).collect()
 }

@@ -87,9 +87,11 @@ impl ApiKeyLayer {
         self.with(|settings| settings.is_optional = true)
     }
 
-    /// Lets an `Authorization` that holds no `lxk_` key pass untouched, with no
-    /// [`VerifiedKey`](crate::VerifiedKey) in the extensions: somebody behind this layer judges it. Without this, a bearer token that is no key is
-    /// refused, and another scheme counts as no key.
+    /// Lets an `Authorization` that holds no `lxk_` key pass, marked as sensitive, with no
+    /// [`VerifiedKey`](crate::VerifiedKey) in the extensions: **somebody behind this layer has to judge it**,
+    /// or anything in that header opens the route. Without this, a request with no key but a bearer token
+    /// is refused, and with another scheme it counts as one without a key. Beside a good key in another
+    /// header, `Authorization` passes in any case.
     pub fn allow_other_schemes(self) -> Self {
         self.with(|settings| settings.allows_other_schemes = true)
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,14 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// An address that is over its limit is answered 429 before anything is verified, whatever key it
 /// presents: so garbage costs no look-ups, and nothing can be learnt of a key. Only addresses are
 /// counted, never keys or owners: nobody can have another's key locked out but from the same address.
-/// Accepted keys, and requests without one, do not count. Of the keys of an address that have to be looked
+/// Refused keys count, ill-formed requests (400), and bearer tokens that are no key where no
+/// [other schemes](super::ApiKeyLayer::allow_other_schemes) may follow. Accepted keys, requests without
+/// one, and missing scopes do not. Clones of a layer share one count. Of the keys of an address that have to be looked
 /// up in a store, no more are looked up at a time than may still be refused; others wait for them.
+///
+/// Behind a proxy, name its network by [`trusted_proxies`](Self::trusted_proxies): otherwise all clients have
+/// the proxy's address, and twenty wrong keys of one deny all. The proxy has to write the header, or
+/// refusals count for itself.
 ///
 /// Memory is bounded: [`max_clients`](Self::max_clients). IPv6 addresses count by their /64.
 ///
@@ -58,6 +65,8 @@ pub struct Throttle {
     peer: Arc<Peer>,
     proxies: Arc<[IpNet]>,
     forwarded: HeaderName,
+    /// Whether it has been said that addresses are not known.
+    has_warned: Arc<AtomicBool>,
     refusals: Arc<Refusals>,
 }
 
@@ -73,6 +82,7 @@ impl Throttle {
             peer: Arc::new(peer),
             proxies: Arc::new([]),
             forwarded: HeaderName::from_static("x-forwarded-for"),
+            has_warned: Arc::default(),
             refusals: Arc::new(Refusals::new(limit, Duration::from_secs(60), 65_536)),
         }
     }
@@ -107,7 +117,13 @@ impl Throttle {
 
     /// The address that a request counts for.
     pub(crate) fn address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
-        let peer = (self.peer)(extensions)?.to_canonical();
+        let Some(peer) = (self.peer)(extensions) else {
+            if !self.has_warned.swap(true, Ordering::Relaxed) {
+                security::unlimited();
+            }
+            return None;
+        };
+        let peer = peer.to_canonical();
         Some(group(self.behind_proxies(peer, headers)))
     }
 

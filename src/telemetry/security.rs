@@ -111,3 +111,13 @@ pub(crate) fn bad_credential(problem: crate::http::BadCredential) {
 pub(crate) fn throttled(address: std::net::IpAddr) {
     info!(target: SECURITY_TARGET, %address, "too many keys from one address were refused");
 }
+
+/// The server does not say where requests come from.
+#[cfg(feature = "throttle")]
+#[cold]
+pub(crate) fn unlimited() {
+    warn!(
+        target: SECURITY_TARGET,
+        "the address of a request is not known, so refused keys are not limited"
+    );
+}
