@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use crate::key::{EntropyError, MalformedKey};
 use crate::record::{KeyId, OwnerId};
 use crate::secret::SecretFingerprint;
+use crate::store::Unsettled;
 
 /// Why a verification did not succeed.
 ///
@@ -152,6 +153,12 @@ pub enum StoreError {
         "the store returned key {0}, whose hash was not asked for; this is a fault of the store"
     )]
     WrongRow(KeyId),
+    /// A write was not answered in time, and may still be made.
+    #[error(
+        "the store did not answer in time, and the change may still be made; look whether it was \
+         before you try again"
+    )]
+    Unsettled(Unsettled),
     /// The store cannot answer now.
     #[error("the store is unavailable: {0}")]
     Unavailable(#[source] Box<dyn StdError + Send + Sync>),

@@ -9,7 +9,9 @@ use tracing::{info, warn};
 
 use crate::error::StoreError;
 use crate::store::KeyLookup;
-use crate::store::change::{ChangeFeed, FeedEvent, Message, Subscription};
+use crate::store::change::{
+    ChangeFeed, FeedEvent, FeedEventKind, FeedOrigin, Message, Subscription,
+};
 use crate::telemetry::{Gauge, Histogram, table};
 
 /// How often a sign of life is asked for.
@@ -57,11 +59,12 @@ impl Follower {
         let report = Report::new(state);
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
+            let listeners = Listeners { store, origin: feed.origin() };
             tokio::select! {
-                () = follow(&store, &feed, &report) => {}
+                () = follow(&listeners, &feed, &report) => {}
                 _ = stopped.changed() => {}
             }
-            store.observe(&FeedEvent::Lost).await;
+            listeners.tell(FeedEventKind::Lost).await;
         });
         Self { connected, stop, task }
     }
@@ -121,14 +124,26 @@ impl Drop for Report {
     }
 }
 
-async fn follow(store: &impl KeyLookup, feed: &impl ChangeFeed, report: &Report) {
+/// The store that is told, and whose changes it is told of.
+struct Listeners<S> {
+    store: S,
+    origin: FeedOrigin,
+}
+
+impl<S: KeyLookup> Listeners<S> {
+    async fn tell(&self, kind: FeedEventKind) {
+        self.store.on_feed_event(&FeedEvent { origin: self.origin, kind }).await;
+    }
+}
+
+async fn follow(listeners: &Listeners<impl KeyLookup>, feed: &impl ChangeFeed, report: &Report) {
     // Nobody has listened so far, whatever a store beneath holds from another time.
-    store.observe(&FeedEvent::Lost).await;
+    listeners.tell(FeedEventKind::Lost).await;
     loop {
         let error = match timeout(PATIENCE, feed.subscribe()).await {
             Ok(Ok(mut subscription)) => {
-                let error = listen(store, &mut subscription, report).await;
-                store.observe(&FeedEvent::Lost).await;
+                let error = listen(listeners, &mut subscription, report).await;
+                listeners.tell(FeedEventKind::Lost).await;
                 report.connected(false);
                 error
             }
@@ -142,14 +157,15 @@ async fn follow(store: &impl KeyLookup, feed: &impl ChangeFeed, report: &Report)
 
 /// Returns when the feed is lost, and why.
 async fn listen(
-    store: &impl KeyLookup,
+    listeners: &Listeners<impl KeyLookup>,
     subscription: &mut impl Subscription,
     report: &Report,
 ) -> StoreError {
-    let mut asked = Instant::now();
+    let since = Instant::now();
+    let mut asked = since;
     let mut answered = true;
-    store.observe(&FeedEvent::Connected).await;
-    store.observe(&alive(asked)).await;
+    listeners.tell(FeedEventKind::Connected).await;
+    listeners.tell(alive(since, asked)).await;
     report.connected(true);
     info!("changes to keys are being reported");
     loop {
@@ -167,11 +183,13 @@ async fn listen(
             }
         }
         match timeout_at(due, subscription.receive()).await {
-            Ok(Ok(Message::Changed(change))) => store.observe(&FeedEvent::Changed(change)).await,
+            Ok(Ok(Message::Changed(change))) => {
+                listeners.tell(FeedEventKind::Changed(change)).await;
+            }
             Ok(Ok(Message::Beat)) => {
                 answered = true;
                 report.lag.record(asked.elapsed());
-                store.observe(&alive(asked)).await;
+                listeners.tell(alive(since, asked)).await;
             }
             Ok(Ok(Message::Other)) | Err(_) => {}
             Ok(Err(error)) => return error,
@@ -180,6 +198,7 @@ async fn listen(
 }
 
 /// What it means that the feed worked when it was asked: the next answer is here by then, or none comes.
-fn alive(asked: Instant) -> FeedEvent {
-    FeedEvent::Alive { until: (asked + HEARTBEAT + PATIENCE).into_std() }
+fn alive(since: Instant, asked: Instant) -> FeedEventKind {
+    let until = asked + HEARTBEAT + PATIENCE;
+    FeedEventKind::Alive { since: since.into_std(), until: until.into_std() }
 }

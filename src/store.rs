@@ -2,7 +2,8 @@
 //!
 //! # Writing a store
 //!
-//! For verification alone, implement [`KeyLookup`]: one method. For issuing and managing keys,
+//! For verification alone, implement [`KeyLookup`]: a look-up, and what it does with the events of a feed
+//! of changes, which for a wrapper is to pass them on. For issuing and managing keys,
 //! implement [`KeyStore`] on top. Then run the suite in `store::conformance` (feature
 //! `conformance`) on it; it checks every sentence of these docs.
 //!
@@ -32,26 +33,30 @@ mod memory;
 mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(any(feature = "cache", feature = "redis"))]
+mod run_to_end;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod table;
+mod unsettled;
 
 #[cfg(feature = "cache")]
 pub use cached::{CacheCounts, CacheOptions, CachedStore};
-pub use change::{Change, ChangeFeed, FeedEvent, Message, Subscription};
+pub use change::{Change, ChangeFeed, FeedEvent, FeedEventKind, FeedOrigin, Message, Subscription};
 pub use erased::DynKeyStore;
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresFeed, PostgresStore};
 #[cfg(feature = "redis")]
-pub use redis::{RedisCounts, RedisFeed, RedisOptions, RedisStore};
+pub use redis::{BulkChange, RedisCounts, RedisFeed, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
+pub use unsettled::Unsettled;
 
-/// What verification needs of a store: one look-up.
+/// What verification needs of a store: a look-up.
 ///
 /// A verifier over a store that is no more than this notes last uses and hash upgrades like any other,
 /// but has no [`flush`](crate::Verifier::flush): they are never written. To choose a store at run time
@@ -59,6 +64,7 @@ pub use sqlite::SqliteStore;
 ///
 /// ```
 /// use std::sync::Arc;
+/// use lexikon_auth::store::FeedEvent;
 /// use lexikon_auth::{Candidates, KeyLookup, KeyRecord, StoreError};
 ///
 /// /// A store of one key.
@@ -68,6 +74,8 @@ pub use sqlite::SqliteStore;
 ///     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
 ///         Ok(candidates.as_slice().contains(&self.0.hash).then(|| self.0.clone()))
 ///     }
+///
+///     async fn on_feed_event(&self, _: &FeedEvent) {} // it keeps nothing that could be too old
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
@@ -100,13 +108,16 @@ pub trait KeyLookup: Send + Sync {
         None
     }
 
-    /// Takes note of what a feed of changes reports. Stores that keep copies of records forget what a
-    /// change concerns before the future completes, and pass the event on to the store beneath first;
-    /// all others have nothing to do.
-    fn observe(&self, event: &FeedEvent) -> impl Future<Output = ()> + Send {
-        let _ = event;
-        async {}
-    }
+    /// Learns what a feed of changes reports. It is not the feed that calls this but a
+    /// [`Follower`](crate::Follower), on the outermost store: each store passes the event on.
+    ///
+    /// - A store that wraps another, for metrics, tracing or anything else, passes every event on to the
+    ///   store beneath, and returns after that has: `self.inner.on_feed_event(event).await`. Without it
+    ///   the caches beneath never learn of a change, and a revoked key stays good there. The suite
+    ///   proves it: `store::conformance::run_wrapper`.
+    /// - A cache passes the event on first, and then forgets what it concerns before it returns.
+    /// - A store that neither wraps another nor keeps entries of its own has nothing to do: `{}`.
+    fn on_feed_event(&self, event: &FeedEvent) -> impl Future<Output = ()> + Send;
 }
 
 /// What issuing and managing keys needs of a store.
@@ -115,6 +126,10 @@ pub trait KeyLookup: Send + Sync {
 /// is seen by every [`find`](KeyLookup::find) that begins after it returned. Only the traces of use,
 /// [`last_used_at`](KeyRecord::last_used_at) and [`format`](KeyRecord::format), may be older there: no
 /// decision depends on them. Times are kept to the microsecond.
+///
+/// A write that is not answered in time, and may still be made, is a [`StoreError::Unsettled`]. One whose
+/// future is dropped half-way may be made or not. A store that keeps entries of its own forgets them all
+/// the same: once a write has begun, it runs to its end, whatever becomes of the caller.
 ///
 /// To choose a store at run time or to share one, wrap it in [`DynKeyStore`].
 #[diagnostic::on_unimplemented(

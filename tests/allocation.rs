@@ -375,6 +375,8 @@ mod cache {
             record.scopes = "read,write".into();
             Ok(Some(Arc::new(record)))
         }
+
+        async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
     }
 
     #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{SECRETS, candidates, hmac_hash, ready, record};
-use lexikon_auth::store::FeedEvent;
+use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::{
     CacheCounts, CacheOptions, CachedStore, Change, KeyLookup, KeyStore, MemoryStore,
 };
@@ -21,7 +21,7 @@ fn cached(count: u32, options: CacheOptions) -> CachedStore<MemoryStore> {
         ready(store.insert(&row)).unwrap();
     }
     let cached = CachedStore::with_options(store, options);
-    ready(cached.observe(&FeedEvent::Connected));
+    ready(cached.on_feed_event(&FeedEvent::of_database(FeedEventKind::Connected)));
     cached
 }
 

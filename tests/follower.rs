@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::{UNTAGGED, candidates, legacy_hash, ready, record};
-use lexikon_auth::store::{ChangeFeed, FeedEvent, Message, Subscription};
+use lexikon_auth::store::{ChangeFeed, FeedEvent, FeedEventKind, Message, Subscription};
 use lexikon_auth::{
     CacheOptions, CachedStore, Candidates, DynKeyStore, Follower, KeyLookup, KeyRecord, KeyStore,
     MemoryStore, StoreError,
@@ -148,7 +148,7 @@ impl KeyLookup for Told {
         self.keys.find(candidates).await
     }
 
-    async fn observe(&self, event: &FeedEvent) {
+    async fn on_feed_event(&self, event: &FeedEvent) {
         self.events.lock().unwrap().push(event.clone());
     }
 }
@@ -158,11 +158,12 @@ async fn until_the_feed_is_reached_it_counts_as_lost() {
     let told = Told::default();
     let follower = Follower::spawn(told.clone(), Dead);
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(*told.events.lock().unwrap(), [FeedEvent::Lost]);
+    assert_eq!(*told.events.lock().unwrap(), [FeedEvent::of_database(FeedEventKind::Lost)]);
     follower.shutdown().await;
 
     let told = Told::default();
     let follower = Follower::spawn(told.clone(), Quiet { panics: false });
     follower.connected().await;
-    assert_eq!(told.events.lock().unwrap()[..2], [FeedEvent::Lost, FeedEvent::Connected]);
+    let first = [FeedEventKind::Lost, FeedEventKind::Connected].map(FeedEvent::of_database);
+    assert_eq!(told.events.lock().unwrap()[..2], first);
 }

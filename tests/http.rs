@@ -205,6 +205,8 @@ impl KeyLookup for Distant {
         tokio::task::yield_now().await;
         self.0.find(candidates).await
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 fn distant_layer() -> ApiKeyLayer {

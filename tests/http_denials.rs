@@ -79,6 +79,8 @@ impl KeyLookup for Untouchable {
     async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         panic!("nothing is looked up")
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 #[tokio::test]
@@ -128,6 +130,8 @@ impl KeyLookup for Down {
     async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         Err(StoreError::Unavailable("the database said something secret".into()))
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 #[tokio::test]

@@ -155,6 +155,8 @@ fn a_store_that_fails_is_logged_once() {
         async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
             Err(StoreError::Unavailable("no route".into()))
         }
+
+        async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
     }
     let (message, fields) =
         ("a key could not be verified", "error=the store is unavailable: no route");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::{SECRETS, candidates, legacy_hash, one_secret, record, ring};
 use gated::Gated;
-use lexikon_auth::store::{FeedEvent, RedisCounts};
+use lexikon_auth::store::{FeedEvent, FeedEventKind, RedisCounts};
 use lexikon_auth::{
     ApiKey, Candidates, Change, Follower, KeyHash, KeyLookup, KeyRecord, KeyStore, RedisOptions,
     RedisStore, SecretRing, StoreError,
@@ -297,8 +297,8 @@ impl KeyLookup for Heard {
         Ok(None)
     }
 
-    async fn observe(&self, event: &FeedEvent) {
-        if let FeedEvent::Changed(change) = event {
+    async fn on_feed_event(&self, event: &FeedEvent) {
+        if let FeedEventKind::Changed(change) = &event.kind {
             self.0.send_modify(|heard| heard.push(change.clone()));
         }
     }
@@ -312,17 +312,20 @@ async fn while_a_feed_is_lost_redis_is_not_read_and_afterwards_not_believed() {
     scene.store.find(&key).await.unwrap();
     assert_eq!(scene.beneath.reads(), 1);
     assert!(scene.store.is_used());
-    scene.store.observe(&FeedEvent::Lost).await;
+    scene.store.on_feed_event(&FeedEvent::of_database(FeedEventKind::Lost)).await;
     assert!(!scene.store.is_used());
     scene.store.find(&key).await.unwrap();
     assert_eq!((scene.beneath.reads(), scene.store.counts().bypassed), (2, 1));
-    scene.store.observe(&FeedEvent::Connected).await;
+    scene.store.on_feed_event(&FeedEvent::of_database(FeedEventKind::Connected)).await;
     assert!(scene.store.is_used());
     scene.store.find(&key).await.unwrap();
     assert_eq!((scene.beneath.reads(), scene.store.counts().stale), (3, 1));
     scene.store.find(&key).await.unwrap();
     assert_eq!(scene.beneath.reads(), 3);
-    scene.store.observe(&FeedEvent::Changed(Change::Key("key-1".into()))).await;
+    scene
+        .store
+        .on_feed_event(&FeedEvent::of_database(FeedEventKind::Changed(Change::Key("key-1".into()))))
+        .await;
     scene.store.find(&key).await.unwrap();
     assert_eq!(scene.beneath.reads(), 4);
 }
@@ -332,8 +335,18 @@ async fn the_names_of_changes_are_bounded_in_number() {
     let mut scene = Scene::new().await;
     for number in 0..2000 {
         let id = format!("{number} {}", "long".repeat(500));
-        scene.store.observe(&FeedEvent::Changed(Change::Key((&*id).into()))).await;
-        scene.store.observe(&FeedEvent::Changed(Change::Owner((&*id).into()))).await;
+        scene
+            .store
+            .on_feed_event(&FeedEvent::of_database(FeedEventKind::Changed(Change::Key(
+                (&*id).into(),
+            ))))
+            .await;
+        scene
+            .store
+            .on_feed_event(&FeedEvent::of_database(FeedEventKind::Changed(Change::Owner(
+                (&*id).into(),
+            ))))
+            .await;
     }
     let names: Vec<String> = scene.redis.keys(format!("{}auth:changed:*", scene.prefix)).unwrap();
     assert!(names.len() > 1000);
@@ -347,8 +360,14 @@ async fn the_names_of_changes_are_bounded_in_number() {
 async fn a_feed_that_gave_no_sign_of_life_in_time_counts_as_lost() {
     let scene = Scene::new().await;
     assert!(scene.store.is_used(), "nobody follows a feed");
-    scene.store.observe(&FeedEvent::Connected).await;
-    let alive = async |until| scene.store.observe(&FeedEvent::Alive { until }).await;
+    scene.store.on_feed_event(&FeedEvent::of_database(FeedEventKind::Connected)).await;
+    let since = Instant::now();
+    let alive = async |until| {
+        scene
+            .store
+            .on_feed_event(&FeedEvent::of_database(FeedEventKind::Alive { since, until }))
+            .await
+    };
     alive(Instant::now() + Duration::from_secs(600)).await;
     assert!(scene.store.is_used());
     alive(Instant::now()).await;

@@ -28,7 +28,7 @@ use common::{
     FORGED, Log, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash, ring,
 };
 use lexikon_auth::http::{Admin, ApiKeyLayer, RequireScope, Throttle};
-use lexikon_auth::store::FeedEvent;
+use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::{
     ApiKey, CacheOptions, CachedStore, Candidates, Change, Follower, HashChange, HashFormat,
     KeyHash, KeyId, KeyLookup, KeyRecord, KeyStore, KeyUpdate, LATENCY_BUCKETS, LegacyPolicy,
@@ -183,6 +183,8 @@ impl KeyLookup for Gone {
     async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         Err(StoreError::Unavailable("gone".into()))
     }
+
+    async fn on_feed_event(&self, _: &FeedEvent) {}
 }
 
 /// Knows every key, each by an id of its own.
@@ -193,6 +195,8 @@ impl KeyLookup for Endless {
         let hash = candidates.as_slice()[0];
         Ok(Some(Arc::new(stored(&hash.to_hex(), OWNER, hash))))
     }
+
+    async fn on_feed_event(&self, _: &FeedEvent) {}
 }
 
 async fn more_uses_than_there_is_room_for() {
@@ -249,10 +253,10 @@ async fn servers() {
     while !shared.is_used() {
         sleep(Duration::from_millis(5)).await;
     }
-    shared.observe(&FeedEvent::Lost).await;
+    shared.on_feed_event(&FeedEvent::of_database(FeedEventKind::Lost)).await;
     assert!(!shared.is_used());
     shared.find(&candidates(&numbered(2))).await.unwrap();
-    shared.observe(&FeedEvent::Connected).await;
+    shared.on_feed_event(&FeedEvent::of_database(FeedEventKind::Connected)).await;
     assert!(shared.is_used());
     shared.clear().await.unwrap();
 

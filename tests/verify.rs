@@ -30,6 +30,8 @@ impl KeyLookup for Counting {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         self.store.find(candidates).await
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 /// A store that holds this record, and the number of look-ups that reached it.
@@ -45,6 +47,8 @@ impl KeyLookup for Failing {
     async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         Err(StoreError::Unavailable(io::Error::other("the connection was closed").into()))
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 #[test]

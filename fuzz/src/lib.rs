@@ -129,6 +129,8 @@ impl KeyLookup for Single {
     async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         Ok(Some(self.0.clone()))
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 /// The answer of a future that waits for nothing.

@@ -6,14 +6,16 @@ mod flight;
 mod log;
 
 use std::fmt;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::copies::{Copies, NEVER};
+use self::copies::{Copies, InvalidateOnDrop, NEVER};
 pub use self::counts::CacheCounts;
 use self::flight::Answer;
-use super::{Change, FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate};
-use super::{Page, Usage};
+use super::run_to_end::{Outcome, run_to_end, then_forget};
+use super::{Change, FeedEvent, FeedEventKind, FormatCounts, HashChange, KeyLookup, KeyStore};
+use super::{KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -161,22 +163,51 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
         self.cache.recall(&candidates.identity())
     }
 
-    async fn observe(&self, event: &FeedEvent) {
-        // Beneath first: nothing that is read again after the change may come from an old copy there.
-        self.store.observe(event).await;
-        match event {
-            FeedEvent::Connected => self.cache.vouch_from(self.cache.now()),
-            FeedEvent::Alive { until } => self.cache.vouch_until(*until),
-            FeedEvent::Changed(change) => self.cache.invalidate(change.clone()),
-            FeedEvent::Lost => self.cache.vouch_from(NEVER),
+    async fn on_feed_event(&self, event: &FeedEvent) {
+        // Beneath first: nothing that is read again after the change may come from an old entry there.
+        self.store.on_feed_event(event).await;
+        match &event.kind {
+            FeedEventKind::Connected => self.cache.vouch_from(self.cache.now()),
+            FeedEventKind::Alive { since, until } => self.cache.vouch(*since, *until),
+            FeedEventKind::Changed(change) => self.cache.invalidate(change.clone()),
+            FeedEventKind::Lost => self.cache.vouch_from(NEVER),
         }
+    }
+}
+
+impl<S: KeyStore + 'static> CachedStore<S> {
+    /// Runs a write to its end, and has the cache forget what it changes.
+    async fn write<T: Outcome + Send + 'static, W>(
+        &self,
+        changes: impl Into<Vec<Change>>,
+        write: impl FnOnce(Arc<S>) -> W,
+    ) -> Result<T, StoreError>
+    where
+        W: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let write = write(self.store.clone());
+        let (cache, changes) = (self.cache.clone(), changes.into());
+        run_to_end(async move {
+            let unfinished = InvalidateOnDrop { cache: cache.clone(), changes: changes.clone() };
+            let write = async move {
+                let done = write.await;
+                unfinished.disarm();
+                done
+            };
+            then_forget(write, move || {
+                changes.iter().for_each(|change| cache.invalidate(change.clone()));
+                ready(())
+            })
+            .await
+        })
+        .await
     }
 }
 
 impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
     async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        let _after = self.cache.invalidate_after(vec![Change::Added]);
-        self.store.insert(record).await
+        let record = record.clone();
+        self.write([Change::Added], |store| async move { store.insert(&record).await }).await
     }
 
     async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
@@ -188,8 +219,9 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
     }
 
     async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
-        let _after = self.cache.invalidate_after(vec![Change::Key(id.clone())]);
-        self.store.update(id, update).await
+        let (id, update) = (id.clone(), update.clone());
+        let changes = [Change::Key(id.clone())];
+        self.write(changes, |store| async move { store.update(&id, &update).await }).await
     }
 
     async fn revoke(
@@ -198,8 +230,10 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
         at: SystemTime,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
-        let _after = self.cache.invalidate_after(vec![Change::Key(id.clone())]);
-        self.store.revoke(id, at, reason).await
+        let (id, reason) = (id.clone(), reason.map(str::to_owned));
+        let changes = [Change::Key(id.clone())];
+        self.write(changes, |store| async move { store.revoke(&id, at, reason.as_deref()).await })
+            .await
     }
 
     async fn rotate(
@@ -209,17 +243,16 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
-        let _after = self.cache.invalidate_after(vec![Change::Key(old.id.clone()), Change::Added]);
-        self.store.rotate(old, now, old_expires_at, successor).await
+        let (old, successor) = (old.clone(), successor.clone());
+        let changes = [Change::Key(old.id.clone()), Change::Added];
+        self.write(changes, |store| async move {
+            store.rotate(&old, now, old_expires_at, &successor).await
+        })
+        .await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-        let mut after = self.cache.invalidate_after(vec![Change::All]);
-        let expired = self.store.expire(now).await?;
-        if expired == 0 {
-            after.changes.clear();
-        }
-        Ok(expired)
+        self.write([Change::All], |store| async move { store.expire(now).await }).await
     }
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
@@ -228,9 +261,9 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
     }
 
     async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let changes = vec![Change::Key(change.id.clone()), Change::Added];
-        let _after = self.cache.invalidate_after(changes);
-        self.store.replace_hash(change).await
+        let change = change.clone();
+        let changes = [Change::Key(change.id.clone()), Change::Added];
+        self.write(changes, |store| async move { store.replace_hash(&change).await }).await
     }
 
     async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {

@@ -46,14 +46,49 @@ impl Change {
 /// What a follower tells a store of its feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FeedEvent {
+pub struct FeedEvent {
+    /// Whose changes the feed reports.
+    pub origin: FeedOrigin,
+    /// What happened.
+    pub kind: FeedEventKind,
+}
+
+impl FeedEvent {
+    /// An event of a feed by the database.
+    pub fn of_database(kind: FeedEventKind) -> Self {
+        Self { origin: FeedOrigin::Database, kind }
+    }
+
+    /// An event of a feed by a shared cache.
+    pub fn of_shared_cache(kind: FeedEventKind) -> Self {
+        Self { origin: FeedOrigin::SharedCache, kind }
+    }
+}
+
+/// Whose changes a feed reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedOrigin {
+    /// Those of the database: every cache over it has to be told.
+    Database,
+    /// Those that a cache shared by instances was told: the caches above it have to be told, and it
+    /// knows them already.
+    SharedCache,
+}
+
+/// What happened to a feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FeedEventKind {
     /// From now on every change is reported, as far as [`Alive`](Self::Alive) vouches for it.
     Connected,
     /// A change.
     Changed(Change),
-    /// The feed works, and from `until` on it counts as lost unless another event of this kind has come
-    /// by then: whoever would report the loss may be gone, or kept from running.
+    /// The feed works: it has reported every change since `since`. From `until` on it counts as lost
+    /// unless another event of this kind has come by then: whoever would report the loss may be gone,
+    /// or kept from running.
     Alive {
+        /// When the feed was connected.
+        since: Instant,
         /// The end of what this sign of life vouches for.
         until: Instant,
     },
@@ -65,6 +100,11 @@ pub enum FeedEvent {
 pub trait ChangeFeed: Send + Sync + 'static {
     /// A live connection to the feed.
     type Subscription: Subscription;
+
+    /// Whose changes are reported: those of the database, unless this says otherwise.
+    fn origin(&self) -> FeedOrigin {
+        FeedOrigin::Database
+    }
 
     /// Connects. Every change that is committed after this returned is reported.
     ///
@@ -82,11 +122,12 @@ pub trait Subscription: Send {
     /// [`StoreError`] when the connection is lost.
     fn receive(&mut self) -> impl Future<Output = Result<Message, StoreError>> + Send;
 
-    /// Sends a message through the feed to this very subscription, where it arrives as
-    /// [`Message::Beat`] after every change that was committed before.
+    /// Proves that changes are being reported, and have been since the last time, and sends a message
+    /// through the feed to this very subscription, where it arrives as [`Message::Beat`] after every
+    /// change that was committed before.
     ///
     /// # Errors
-    /// [`StoreError`] when the connection is lost.
+    /// [`StoreError`] when the connection is lost, or a change may have gone unreported.
     fn beat(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 

@@ -44,8 +44,10 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send +
 trait Erased: Send + Sync {
     fn find<'a>(&'a self, candidates: &'a Candidates) -> Answer<'a, Option<Arc<KeyRecord>>>;
     fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>>;
-    fn observe<'a>(&'a self, event: &'a FeedEvent)
-    -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+    fn on_feed_event<'a>(
+        &'a self,
+        event: &'a FeedEvent,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()>;
     fn find_by_id<'a>(&'a self, id: &'a KeyId) -> Answer<'a, Option<Arc<KeyRecord>>>;
     fn list<'a>(&'a self, owner: &'a OwnerId, page: &'a Page) -> Answer<'a, Vec<Arc<KeyRecord>>>;
@@ -78,11 +80,11 @@ impl<S: KeyStore> Erased for S {
         KeyLookup::find_at_hand(self, candidates)
     }
 
-    fn observe<'a>(
+    fn on_feed_event<'a>(
         &'a self,
         event: &'a FeedEvent,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
-        Box::pin(KeyLookup::observe(self, event))
+        Box::pin(KeyLookup::on_feed_event(self, event))
     }
 
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()> {
@@ -146,8 +148,8 @@ impl KeyLookup for DynKeyStore {
         self.0.find_at_hand(candidates)
     }
 
-    async fn observe(&self, event: &FeedEvent) {
-        self.0.observe(event).await;
+    async fn on_feed_event(&self, event: &FeedEvent) {
+        self.0.on_feed_event(event).await;
     }
 }
 

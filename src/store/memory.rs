@@ -125,6 +125,8 @@ impl KeyLookup for MemoryStore {
     fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
         Some(self.look_up(candidates))
     }
+
+    async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
 }
 
 impl KeyStore for MemoryStore {

@@ -1,26 +1,32 @@
 //! The tier in Redis: a second level of cache that instances share.
 
+mod bulk;
 mod counts;
 pub(crate) mod entry;
 mod feed;
 mod link;
 mod options;
+mod script;
+mod server;
 mod tier;
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use redis::Client;
 
+pub use self::bulk::BulkChange;
 use self::counts::Counters;
 pub use self::counts::RedisCounts;
 pub use self::feed::RedisFeed;
-use self::link::Link;
+use self::link::{Link, Unfinished};
 pub use self::options::RedisOptions;
 use self::tier::{Fetched, Tier};
-use super::{Change, FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate};
-use super::{Page, Usage};
+use super::run_to_end::{Outcome, run_to_end, then_forget};
+use super::{Change, FeedEvent, FeedEventKind, FeedOrigin, FormatCounts, HashChange, KeyLookup};
+use super::{KeyStore, KeyUpdate, Page, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -63,7 +69,7 @@ impl<S> Clone for RedisStore<S> {
 
 impl<S> fmt::Debug for RedisStore<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("options", &self.tier.options).finish_non_exhaustive()
+        f.debug_struct("RedisStore").field("options", self.tier.options()).finish_non_exhaustive()
     }
 }
 
@@ -79,9 +85,9 @@ impl<S: KeyLookup> RedisStore<S> {
     /// # Ok(()) }
     /// ```
     pub async fn new(store: S, client: Client, ring: &SecretRing, options: RedisOptions) -> Self {
-        let link = Link::new(client.clone(), options.clone()).await;
+        let link = Link::new(client.clone(), options).await;
         let keys = ring.secrets().map(ServerSecret::entry_key).collect();
-        let tier = Tier { options, client, link, keys, counters: Counters::new() };
+        let tier = Tier { client, link, keys, counters: Counters::new() };
         Self { store: Arc::new(store), tier: Arc::new(tier) }
     }
 
@@ -94,7 +100,7 @@ impl<S: KeyLookup> RedisStore<S> {
     /// [`Follower`](crate::Follower). For instances that share Redis and no PostgreSQL; what somebody
     /// changes in the database itself does not show here.
     pub fn changes(&self) -> RedisFeed {
-        RedisFeed::new(self.tier.client.clone(), &self.tier.options.channel())
+        RedisFeed::new(self.tier.client.clone(), self.tier.options().clone())
     }
 
     /// What has happened so far.
@@ -112,6 +118,15 @@ impl<S: KeyLookup> RedisStore<S> {
     /// that no follower reports.
     pub async fn invalidate(&self, change: Change) {
         self.tier.link.remember(&change, true).await;
+    }
+
+    /// Begins a change to many rows, made past this store: until it has finished, no instance believes
+    /// what is in Redis.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when Redis does not answer.
+    pub async fn begin_bulk_change(&self) -> Result<BulkChange, StoreError> {
+        BulkChange::begin(self.tier.link.clone()).await
     }
 
     /// Removes all entries, and returns how many there were. What has another prefix stays.
@@ -151,27 +166,68 @@ impl<S: KeyLookup> KeyLookup for RedisStore<S> {
         }
     }
 
-    async fn observe(&self, event: &FeedEvent) {
-        self.store.observe(event).await;
-        match event {
-            FeedEvent::Alive { until } => self.tier.link.vouch_until(*until),
-            FeedEvent::Lost => self.tier.link.set_unfollowed(true),
-            FeedEvent::Changed(change) => self.tier.link.remember(change, false).await,
-            FeedEvent::Connected => {
+    async fn on_feed_event(&self, event: &FeedEvent) {
+        self.store.on_feed_event(event).await;
+        if event.origin == FeedOrigin::SharedCache {
+            // Whoever reported it there has told Redis in the same step.
+            return;
+        }
+        let link = &self.tier.link;
+        match &event.kind {
+            FeedEventKind::Alive { until, .. } => link.follow_until(*until),
+            FeedEventKind::Lost => link.set_unfollowed(true),
+            FeedEventKind::Changed(change) => link.remember(change, false).await,
+            FeedEventKind::Connected => {
                 // Nobody may have been listening when the entries that are there became old.
-                self.tier.link.remember(&Change::All, false).await;
-                self.tier.link.set_unfollowed(false);
+                link.remember(&Change::All, false).await;
+                link.set_unfollowed(false);
             }
         }
     }
 }
 
-impl<S: KeyStore> KeyStore for RedisStore<S> {
+impl<S: KeyStore + 'static> RedisStore<S> {
+    /// Runs a write to its end. What it changes is remembered before: an instance that dies on the way
+    /// leaves no entry in trust that was read before the write began. And after it.
+    async fn write<T: Outcome + Send + 'static, W>(
+        &self,
+        changes: impl Into<Vec<Change>>,
+        write: impl FnOnce(Arc<S>) -> W,
+    ) -> Result<T, StoreError>
+    where
+        W: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let write = write(self.store.clone());
+        let (link, changes) = (self.tier.link.clone(), Arc::new(changes.into()));
+        run_to_end(async move {
+            // For everything, once is enough: no key loses its life by being marked as expired.
+            for change in changes.iter().filter(|change| **change != Change::All) {
+                link.remember(change, false).await;
+            }
+            let unfinished = Unfinished { link: link.clone(), changes: changes.to_vec() };
+            let write = async move {
+                let done = write.await;
+                unfinished.disarm();
+                done
+            };
+            then_forget(write, move || {
+                let (link, changes) = (link.clone(), changes.clone());
+                async move {
+                    for change in changes.iter() {
+                        link.remember(change, true).await;
+                    }
+                }
+            })
+            .await
+        })
+        .await
+    }
+}
+
+impl<S: KeyStore + 'static> KeyStore for RedisStore<S> {
     async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        let after = self.tier.remember_around(vec![Change::Added]).await;
-        let done = self.store.insert(record).await;
-        after.finish().await;
-        done
+        let record = record.clone();
+        self.write([Change::Added], |store| async move { store.insert(&record).await }).await
     }
 
     async fn find_by_id(&self, id: &KeyId) -> Answer {
@@ -183,10 +239,9 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
     }
 
     async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
-        let after = self.tier.remember_around(vec![Change::Key(id.clone())]).await;
-        let done = self.store.update(id, update).await;
-        after.finish().await;
-        done
+        let (id, update) = (id.clone(), update.clone());
+        let changes = [Change::Key(id.clone())];
+        self.write(changes, |store| async move { store.update(&id, &update).await }).await
     }
 
     async fn revoke(
@@ -195,10 +250,10 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
         at: SystemTime,
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
-        let after = self.tier.remember_around(vec![Change::Key(id.clone())]).await;
-        let done = self.store.revoke(id, at, reason).await;
-        after.finish().await;
-        done
+        let (id, reason) = (id.clone(), reason.map(str::to_owned));
+        let changes = [Change::Key(id.clone())];
+        self.write(changes, |store| async move { store.revoke(&id, at, reason.as_deref()).await })
+            .await
     }
 
     async fn rotate(
@@ -208,21 +263,16 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
-        let after =
-            self.tier.remember_around(vec![Change::Key(old.id.clone()), Change::Added]).await;
-        let done = self.store.rotate(old, now, old_expires_at, successor).await;
-        after.finish().await;
-        done
+        let (old, successor) = (old.clone(), successor.clone());
+        let changes = [Change::Key(old.id.clone()), Change::Added];
+        self.write(changes, |store| async move {
+            store.rotate(&old, now, old_expires_at, &successor).await
+        })
+        .await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-        let mut after = self.tier.remember_after(vec![Change::All]);
-        let done = self.store.expire(now).await;
-        if let Ok(0) = done {
-            after.changes.clear();
-        }
-        after.finish().await;
-        done
+        self.write([Change::All], |store| async move { store.expire(now).await }).await
     }
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
@@ -231,11 +281,9 @@ impl<S: KeyStore> KeyStore for RedisStore<S> {
     }
 
     async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let changes = vec![Change::Key(change.id.clone()), Change::Added];
-        let after = self.tier.remember_around(changes).await;
-        let done = self.store.replace_hash(change).await;
-        after.finish().await;
-        done
+        let change = change.clone();
+        let changes = [Change::Key(change.id.clone()), Change::Added];
+        self.write(changes, |store| async move { store.replace_hash(&change).await }).await
     }
 
     async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {

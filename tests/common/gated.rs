@@ -50,4 +50,6 @@ impl KeyLookup for Gated {
         }
         answer
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }

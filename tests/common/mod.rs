@@ -126,6 +126,8 @@ impl KeyLookup for WrongRow {
     async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         Ok(Some(self.0.clone()))
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 /// The answer of a future that never waits, as with the memory store.

@@ -125,6 +125,8 @@ impl KeyLookup for Probe {
         .await;
         Ok(row)
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 /// A flush writes uses and hashes; what else it called would be a mistake.

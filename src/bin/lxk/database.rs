@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use lexikon_auth::store::FeedEvent;
+use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::table::{KeyFilter, KeyTable};
 use lexikon_auth::{
     Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
@@ -64,7 +64,8 @@ impl Database {
     /// that read in between, and after it.
     pub async fn forget_cached(&self) {
         let Some(redis) = &self.redis else { return };
-        redis.observe(&FeedEvent::Changed(Change::All)).await;
+        let all = FeedEventKind::Changed(Change::All);
+        redis.on_feed_event(&FeedEvent::of_database(all)).await;
         redis.invalidate(Change::All).await;
     }
 

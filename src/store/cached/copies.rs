@@ -159,9 +159,13 @@ impl Copies {
         self.vouched_since.store(time, Ordering::Release);
     }
 
-    pub(super) fn vouch_until(&self, time: std::time::Instant) {
-        let until = Instant::from_std(time).saturating_duration_since(self.start);
+    /// Notes that every change since `since` has been reported, and will be until `until`: also after
+    /// somebody whose word no longer counts has said that a feed was lost.
+    pub(super) fn vouch(&self, since: std::time::Instant, until: std::time::Instant) {
+        let nanoseconds =
+            |time| nanoseconds(Instant::from_std(time).saturating_duration_since(self.start));
         self.vouched_until.store(nanoseconds(until), Ordering::Release);
+        self.vouch_from(nanoseconds(since));
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -251,20 +255,22 @@ impl Copies {
         self.report_size();
         ledger.changes.push(change);
     }
-
-    /// Invalidates when the value is dropped: after a write, whether it succeeded, failed with the
-    /// outcome unknown, or was given up half-way.
-    pub(super) fn invalidate_after(&self, changes: Vec<Change>) -> InvalidateAfter<'_> {
-        InvalidateAfter { cache: self, changes }
-    }
 }
 
-pub(super) struct InvalidateAfter<'a> {
-    cache: &'a Copies,
+/// Invalidates when it is dropped: a write may be given up where it panics, or its runtime ends.
+pub(super) struct InvalidateOnDrop {
+    pub(super) cache: Arc<Copies>,
     pub(super) changes: Vec<Change>,
 }
 
-impl Drop for InvalidateAfter<'_> {
+impl InvalidateOnDrop {
+    /// Leaves the changes to somebody else.
+    pub(super) fn disarm(mut self) {
+        self.changes.clear();
+    }
+}
+
+impl Drop for InvalidateOnDrop {
     fn drop(&mut self) {
         for change in self.changes.drain(..) {
             self.cache.invalidate(change);

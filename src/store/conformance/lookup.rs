@@ -144,6 +144,8 @@ impl KeyLookup for WrongRow {
     async fn find(&self, _: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         Ok(Some(self.0.clone()))
     }
+
+    async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
 }
 
 async fn a_wrong_row_is_never_granted(subject: &impl Subject) {

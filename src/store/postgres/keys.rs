@@ -29,6 +29,8 @@ impl KeyLookup for PostgresStore {
         };
         self.calls.measure(Operation::Find, call).await
     }
+
+    async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
 }
 
 impl KeyStore for PostgresStore {

@@ -9,13 +9,26 @@ use crate::hmac::{Blocks, DIGEST, HmacKey, Message};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 
 /// The layout. An entry of another one is not read.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Microseconds since 1970, by the clock of the Redis server.
 pub(super) type ServerTime = u64;
 
-/// One life of a server, from its start to its end.
+/// One life of a server, from its start to its end or until it changes its master.
 pub(super) type Run = u64;
+
+/// What lies between two times at which everything is forgotten.
+pub(super) type Generation = u64;
+
+/// When a read began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// The run of the server. Another one may remember no change of this one.
+    pub(super) run: Run,
+    /// The generation at that time. In another one the entry does not count.
+    pub(super) generation: Generation,
+    pub(super) time: ServerTime,
+}
 
 /// What the name of an entry is made of.
 #[derive(Clone, Copy)]
@@ -37,10 +50,8 @@ impl Name<'_> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) record: KeyRecord,
-    /// The run of the server that it was written in. Another one may remember no change of this one.
-    pub(super) run: Run,
     /// When the read that found the record began.
-    pub(super) read_at: ServerTime,
+    pub(super) read_at: Moment,
     pub(super) valid_until: ServerTime,
 }
 
@@ -73,9 +84,10 @@ impl Entry {
 fn write(entry: &Entry, bytes: &mut Vec<u8>) {
     let record = &entry.record;
     bytes.push(VERSION);
-    bytes.extend(entry.run.to_le_bytes());
-    bytes.extend(entry.read_at.to_le_bytes());
-    bytes.extend(entry.valid_until.to_le_bytes());
+    let Moment { run, generation, time } = entry.read_at;
+    for number in [run, generation, time, entry.valid_until] {
+        bytes.extend(number.to_le_bytes());
+    }
     bytes.push(u8::from(record.owner_active));
     bytes.push(match record.format {
         None => 0,
@@ -120,7 +132,8 @@ fn read(hash: KeyHash, bytes: &[u8]) -> Option<Entry> {
     if rest.byte()? != VERSION {
         return None;
     }
-    let (run, read_at, valid_until) = (rest.number()?, rest.number()?, rest.number()?);
+    let read_at = Moment { run: rest.number()?, generation: rest.number()?, time: rest.number()? };
+    let valid_until = rest.number()?;
     let owner_active = rest.flag()?;
     let format = match rest.byte()? {
         0 => None,
@@ -150,7 +163,7 @@ fn read(hash: KeyHash, bytes: &[u8]) -> Option<Entry> {
         let reason = has_reason.then(|| reason.into());
         record.revocation = Some(Box::new(Revocation { at, reason }));
     }
-    rest.0.is_empty().then_some(Entry { record, run, read_at, valid_until })
+    rest.0.is_empty().then_some(Entry { record, read_at, valid_until })
 }
 
 struct Rest<'a>(&'a [u8]);
@@ -226,7 +239,7 @@ mod tests {
             (owner_active, format) in (any::<bool>(), format()),
             (created_at, expires_at, last_used_at) in (of(time()), of(time()), of(time())),
             revocation in of((of(time()), of(".*"))),
-            (run, read_at, valid_until) in any::<(u64, u64, u64)>(),
+            (run, generation, time, valid_until) in any::<(u64, u64, u64, u64)>(),
         ) -> Entry {
             let hash = KeyHash::from_bytes(hash);
             let mut record = KeyRecord::new((&*id).into(), (&*owner).into(), hash);
@@ -237,7 +250,8 @@ mod tests {
             record.revocation = revocation.map(|(at, reason)| {
                 Box::new(Revocation { at, reason: reason.map(Into::into) })
             });
-            Entry { record, run, read_at, valid_until }
+            let read_at = Moment { run, generation, time };
+            Entry { record, read_at, valid_until }
         }
     }
 
@@ -279,7 +293,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(bytes: Vec<u8>, version in 0..3u8) {
+        fn no_bytes_panic(bytes: Vec<u8>, version in 0..4u8) {
             let _ = read(KeyHash::from_bytes([0; DIGEST]), &[&[version], &*bytes].concat());
         }
     }
@@ -288,8 +302,7 @@ mod tests {
     fn an_entry_of_another_version_is_not_read() {
         let entry = Entry {
             record: KeyRecord::new("id".into(), "owner".into(), KeyHash::from_bytes([7; DIGEST])),
-            run: 0,
-            read_at: 1,
+            read_at: Moment { run: 0, generation: 0, time: 1 },
             valid_until: 2,
         };
         let [key, _] = keys();

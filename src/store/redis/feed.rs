@@ -7,26 +7,30 @@ use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSubStream};
 use redis::{Client, Msg, RedisError};
 
+use super::options::RedisOptions;
+use super::script::Scripts;
 use crate::error::StoreError;
 use crate::record::KeyId;
-use crate::store::{Change, ChangeFeed, Message, Subscription};
+use crate::store::{Change, ChangeFeed, FeedOrigin, Message, Subscription};
 
 /// The changes that other instances make through their [`RedisStore`](super::RedisStore).
 #[derive(Clone)]
 pub struct RedisFeed {
     client: Client,
-    channel: Arc<str>,
+    options: Arc<RedisOptions>,
 }
 
 impl RedisFeed {
-    pub(super) fn new(client: Client, channel: &str) -> Self {
-        Self { client, channel: channel.into() }
+    pub(super) fn new(client: Client, options: RedisOptions) -> Self {
+        Self { client, options: Arc::new(options) }
     }
 }
 
 impl fmt::Debug for RedisFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisFeed").field("channel", &self.channel).finish_non_exhaustive()
+        f.debug_struct("RedisFeed")
+            .field("channel", &self.options.channel())
+            .finish_non_exhaustive()
     }
 }
 
@@ -34,7 +38,8 @@ impl fmt::Debug for RedisFeed {
 pub struct RedisSubscription {
     messages: PubSubStream,
     publisher: MultiplexedConnection,
-    channel: Arc<str>,
+    options: Arc<RedisOptions>,
+    scripts: Scripts,
     /// What this subscription sends itself.
     beat: String,
 }
@@ -42,16 +47,24 @@ pub struct RedisSubscription {
 impl ChangeFeed for RedisFeed {
     type Subscription = RedisSubscription;
 
+    fn origin(&self) -> FeedOrigin {
+        FeedOrigin::SharedCache
+    }
+
     async fn subscribe(&self) -> Result<RedisSubscription, StoreError> {
         let mut subscribed = self.client.get_async_pubsub().await.map_err(unavailable)?;
-        subscribed.subscribe(&*self.channel).await.map_err(unavailable)?;
-        let publisher =
+        subscribed.subscribe(self.options.channel()).await.map_err(unavailable)?;
+        let mut publisher =
             self.client.get_multiplexed_async_connection().await.map_err(unavailable)?;
+        let scripts = Scripts::new();
+        // Refused by a replica, where nobody tells of changes.
+        scripts.touch(&mut publisher, &self.options).await.map_err(unavailable)?;
         let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
         Ok(RedisSubscription {
             messages: subscribed.into_on_message(),
             publisher,
-            channel: self.channel.clone(),
+            options: self.options.clone(),
+            scripts,
             beat: format!("beat:{name}"),
         })
     }
@@ -72,9 +85,8 @@ impl Subscription for RedisSubscription {
     }
 
     async fn beat(&mut self) -> Result<(), StoreError> {
-        let mut publish = redis::cmd("PUBLISH");
-        let publish = publish.arg(&*self.channel).arg(&self.beat);
-        publish.exec_async(&mut self.publisher).await.map_err(unavailable)
+        let beat = self.scripts.publish(&mut self.publisher, &self.options, &self.beat);
+        beat.await.map_err(unavailable)
     }
 }
 

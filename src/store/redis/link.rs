@@ -1,54 +1,56 @@
 //! The connection to Redis: short timeouts, bypassed after a fault, and found again in the background.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, Script};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::RedisOptions;
-use super::entry::Run;
-use crate::key::fill_random;
+use super::entry::{Generation, Run, ServerTime};
+use super::script::Scripts;
+use super::server::examine;
 use crate::store::Change;
 use crate::telemetry::{Gauge, table};
 
-/// How long Redis is left alone before it is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long a change is remembered: longer than any entry that was read before it can last.
-const REMEMBERED: Duration = Duration::from_secs(24 * 3600 + 60);
+/// How often the server is examined, and how long it is left alone after a fault; twice as long after
+/// each attempt that fails,
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// and no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// How long an examination is good for: the next one is due after a second, and may take two.
+const TRUSTED: Duration = Duration::from_secs(3);
+/// Most changes that are kept until Redis can be told. Beyond, it forgets everything.
+const MAX_MISSED: usize = 1000;
 
 /// Instead of a time: no feed has been followed.
 const UNLIMITED: u64 = u64::MAX;
 
-/// Remembers a change with the time of the server, and tells the other instances.
-const REMEMBER: &str = "
-    local time = redis.call('TIME')
-    if KEYS[1] ~= '' then
-        redis.call('SET', KEYS[1], string.format('%d', time[1] * 1000000 + time[2]), 'PX', ARGV[1])
-    end
-    if ARGV[2] ~= '' then redis.call('PUBLISH', ARGV[2], ARGV[3]) end
-    return 1
-";
-
 pub(super) struct Link {
+    pub(super) options: RedisOptions,
+    pub(super) scripts: Scripts,
     client: Client,
-    options: RedisOptions,
-    remember: Script,
     /// Where connections are looked for: a fault may be noticed outside the runtime.
     runtime: Handle,
     state: RwLock<State>,
-    /// A change could not be remembered: what Redis holds may be older than it.
+    missed: Mutex<Missed>,
+    /// Whether there are missed changes: what Redis holds may be older than they are.
     is_distrusted: AtomicBool,
     /// A follower has lost its feed, so changes made elsewhere may not be remembered either.
     is_unfollowed: AtomicBool,
     start: Instant,
     /// When a feed that has been followed counts as lost though nobody has said so, in nanoseconds
     /// since the start.
-    vouched_until: AtomicU64,
+    followed_until: AtomicU64,
+    /// When the server has to have been examined again, likewise.
+    examined_until: AtomicU64,
+    /// The latest fault that was logged, until Redis is used again.
+    logged: Mutex<Option<String>>,
     /// Whether Redis is used, for whoever watches.
     gauge: Gauge,
 }
@@ -63,31 +65,65 @@ pub(super) struct Connected {
 
 enum State {
     Up(Connected),
-    /// A task is looking for a connection.
     Down,
+}
+
+/// Changes that Redis could not be told of.
+enum Missed {
+    Some(Vec<Change>),
+    /// More than are kept.
+    All,
+}
+
+impl Missed {
+    fn none() -> Self {
+        Self::Some(Vec::new())
+    }
+
+    fn is_none(&self) -> bool {
+        matches!(self, Self::Some(changes) if changes.is_empty())
+    }
+
+    fn add(&mut self, change: Change) {
+        match self {
+            Self::Some(changes) if changes.len() < MAX_MISSED && change != Change::All => {
+                if !changes.contains(&change) {
+                    changes.push(change);
+                }
+            }
+            _ => *self = Self::All,
+        }
+    }
+
+    fn changes(self) -> Vec<Change> {
+        match self {
+            Self::Some(changes) => changes,
+            Self::All => vec![Change::All],
+        }
+    }
 }
 
 impl Link {
     pub(super) async fn new(client: Client, options: RedisOptions) -> Arc<Self> {
         let link = Arc::new(Self {
-            client,
             options,
-            remember: Script::new(REMEMBER),
+            scripts: Scripts::new(),
+            client,
             runtime: Handle::current(),
             state: RwLock::new(State::Down),
+            missed: Mutex::new(Missed::none()),
             is_distrusted: AtomicBool::new(false),
             is_unfollowed: AtomicBool::new(false),
             start: Instant::now(),
-            vouched_until: AtomicU64::new(UNLIMITED),
+            followed_until: AtomicU64::new(UNLIMITED),
+            examined_until: AtomicU64::new(0),
+            logged: Mutex::new(None),
             gauge: Gauge::new(&table::REDIS_STATE, &[]),
         });
-        match link.connect().await {
-            Ok(connected) => link.enter(&mut link.state(), State::Up(connected)),
-            Err(error) => {
-                warn!(%error, "Redis cannot be reached; it is bypassed until it can");
-                link.runtime.spawn(recover(Arc::downgrade(&link)));
-            }
+        if let Err(error) = link.connect().await {
+            link.log(&error);
         }
+        link.runtime.spawn(supervise(Arc::downgrade(&link)));
         link
     }
 
@@ -102,56 +138,73 @@ impl Link {
     }
 
     fn is_bypassed(&self) -> bool {
-        let vouched_until = self.vouched_until.load(Ordering::Acquire);
-        let is_over = vouched_until != UNLIMITED && self.elapsed(Instant::now()) > vouched_until;
-        is_over
+        let now = self.nanoseconds(Instant::now());
+        now > self.followed_until.load(Ordering::Acquire)
+            || now > self.examined_until.load(Ordering::Acquire)
             || self.is_distrusted.load(Ordering::Acquire)
             || self.is_unfollowed.load(Ordering::Acquire)
     }
 
     /// Nanoseconds since the link was made.
-    fn elapsed(&self, time: Instant) -> u64 {
+    fn nanoseconds(&self, time: Instant) -> u64 {
         time.saturating_duration_since(self.start).as_nanos() as u64
     }
 
-    /// Sets how long the latest sign of life of the feed vouches for what Redis holds.
-    pub(super) fn vouch_until(&self, time: Instant) {
-        self.vouched_until.store(self.elapsed(time), Ordering::Release);
+    /// Sets how long the latest sign of life of the feed vouches for what Redis holds: also after a
+    /// follower that has been replaced said that its own was lost.
+    pub(super) fn follow_until(&self, time: Instant) {
+        self.followed_until.store(self.nanoseconds(time), Ordering::Release);
+        self.set_unfollowed(false);
     }
 
     /// Sets whether the feed of changes is lost.
     pub(super) fn set_unfollowed(&self, is_unfollowed: bool) {
-        self.is_unfollowed.store(is_unfollowed, Ordering::Release);
-        self.report(&self.state());
+        if self.is_unfollowed.swap(is_unfollowed, Ordering::AcqRel) != is_unfollowed {
+            self.report(&self.state());
+        }
     }
 
     /// Bypasses Redis from now on, until it answers again.
-    pub(super) fn fail(self: &Arc<Self>, error: &RedisError) {
+    pub(super) fn fail(&self, error: &RedisError) {
         let mut state = self.state();
         if matches!(*state, State::Up(_)) {
-            warn!(%error, "Redis failed; it is bypassed until it answers again");
+            self.log(error);
             self.enter(&mut state, State::Down);
-            self.runtime.spawn(recover(Arc::downgrade(self)));
+        }
+    }
+
+    /// Logs a fault, once for as long as it lasts.
+    fn log(&self, error: &RedisError) {
+        let text = error.to_string();
+        let mut logged = lock(&self.logged);
+        if logged.as_ref() != Some(&text) {
+            warn!(%error, "Redis is bypassed until it can be used");
+            *logged = Some(text);
         }
     }
 
     /// Remembers a change in Redis, so that older entries are not read any more. Where that fails,
-    /// Redis is bypassed until it has forgotten everything.
+    /// Redis is bypassed until it has been told.
     pub(super) async fn remember(self: &Arc<Self>, change: &Change, tell_others: bool) {
-        let unfinished = Unfinished { link: self };
-        let Some(mut connected) = self.any() else { return };
-        match self.write(&mut connected.connection, change, tell_others).await {
-            Ok(()) => std::mem::forget(unfinished),
+        let unfinished = Unfinished { link: self.clone(), changes: vec![change.clone()] };
+        let Some(Connected { mut connection, .. }) = self.any() else { return };
+        let remember = self.scripts.remember(&mut connection, &self.options, change, tell_others);
+        match remember.await {
+            Ok(()) => unfinished.disarm(),
             Err(error) => self.fail(&error),
         }
     }
 
-    /// What becomes of Redis when a change may have been made without being remembered.
-    pub(super) fn unfinished(self: &Arc<Self>) -> Unfinished<'_> {
-        Unfinished { link: self }
+    /// The present generation and time of the server; another generation where it had none, or its clock
+    /// was set back.
+    pub(super) async fn touch(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<(Generation, ServerTime)> {
+        self.scripts.touch(connection, &self.options).await
     }
 
-    fn any(&self) -> Option<Connected> {
+    pub(super) fn any(&self) -> Option<Connected> {
         // Nothing panics while the lock is held.
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Up(connected) => Some(connected.clone()),
@@ -168,87 +221,129 @@ impl Link {
         self.report(state);
     }
 
-    /// Under the lock of the state, so that the latest report is of the latest state.
+    /// Sets the gauge, under the lock of the state: of two reports the later one stands.
     fn report(&self, state: &State) {
         let is_used = matches!(state, State::Up(_)) && !self.is_bypassed();
         self.gauge.set(|| is_used.into());
     }
 
-    async fn connect(&self) -> RedisResult<Connected> {
+    /// Has Redis bypassed until it has been told of the changes.
+    fn miss(&self, changes: impl IntoIterator<Item = Change>) {
+        let mut missed = lock(&self.missed);
+        changes.into_iter().for_each(|change| missed.add(change));
+        self.is_distrusted.store(true, Ordering::Release);
+    }
+
+    /// Looks for a connection that can be trusted.
+    async fn connect(self: &Arc<Self>) -> RedisResult<()> {
         let timeout = Some(self.options.timeout);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(timeout)
             .set_response_timeout(timeout);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("PING").exec_async(&mut connection).await?;
-        let run = run(&mut connection).await?;
-        Ok(Connected { connection, run })
+        let run = self.examine(&mut connection).await?;
+        while !self.trust(&connection, run) {
+            // Others may have read from it, and from this one, what the changes made old.
+            let changes = mem::replace(&mut *lock(&self.missed), Missed::none()).changes();
+            let mut missed = Unfinished { link: self.clone(), changes };
+            while let Some(change) = missed.changes.last() {
+                self.scripts.remember(&mut connection, &self.options, change, true).await?;
+                missed.changes.pop();
+            }
+        }
+        Ok(())
     }
 
-    async fn write(
-        &self,
-        connection: &mut MultiplexedConnection,
-        change: &Change,
-        tell_others: bool,
-    ) -> RedisResult<()> {
-        let channel = if tell_others { self.options.channel() } else { String::new() };
-        let mut script = self.remember.key(self.options.mark(change));
-        let script = script.arg(REMEMBERED.as_millis() as u64).arg(channel).arg(change.to_text());
-        script.invoke_async::<()>(connection).await
+    /// Uses a connection, unless there are changes that Redis has to be told of first.
+    fn trust(&self, connection: &MultiplexedConnection, run: Run) -> bool {
+        // Under the lock: a change that is missed from here on finds the connection in use, and has it
+        // bypassed.
+        let missed = lock(&self.missed);
+        if !missed.is_none() {
+            return false;
+        }
+        self.is_distrusted.store(false, Ordering::Release);
+        let connected = Connected { connection: connection.clone(), run };
+        self.enter(&mut self.state(), State::Up(connected));
+        if lock(&self.logged).take().is_some() {
+            info!("Redis is used again");
+        }
+        true
+    }
+
+    /// Examines the server: a sign of life, which is a write.
+    async fn examine(&self, connection: &mut MultiplexedConnection) -> RedisResult<Run> {
+        let until = Instant::now() + TRUSTED;
+        let run = examine(connection).await.inspect_err(|error| {
+            // Marks of changes may be gone when it is of use again.
+            if error.kind() == ErrorKind::Client {
+                self.miss([Change::All]);
+            }
+        })?;
+        self.touch(connection).await?;
+        self.examined_until.store(self.nanoseconds(until), Ordering::Release);
+        Ok(run)
+    }
+
+    /// Examines the server that is used, or looks for one.
+    async fn check(self: &Arc<Self>) -> RedisResult<()> {
+        let Some(Connected { mut connection, run }) = self.any() else {
+            return self.connect().await;
+        };
+        if self.examine(&mut connection).await? == run {
+            self.report(&self.state());
+            return Ok(());
+        }
+        Err(RedisError::from((
+            ErrorKind::Client,
+            "another server answers in place of the one before",
+        )))
     }
 }
 
-/// Dropped before its work is done, it has Redis bypassed until everything in it is forgotten.
-pub(super) struct Unfinished<'a> {
-    link: &'a Arc<Link>,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.link.is_distrusted.store(true, Ordering::Release);
-        let reason = RedisError::from((redis::ErrorKind::Client, "a change was not remembered"));
-        self.link.fail(&reason);
-    }
-}
-
-/// Looks for a connection until there is one that can be trusted.
-async fn recover(link: Weak<Link>) {
+/// Keeps an eye on Redis for as long as somebody uses the link.
+async fn supervise(link: Weak<Link>) {
+    let mut pause = HEARTBEAT;
     loop {
-        sleep(PAUSE).await;
+        sleep(pause).await;
         let Some(link) = link.upgrade() else { return };
-        let Ok(mut connected) = link.connect().await else { continue };
-        // Others may have read from it, and from this one, what the change made old.
-        if link.is_distrusted.swap(false, Ordering::AcqRel)
-            && let Err(error) = link.write(&mut connected.connection, &Change::All, true).await
-        {
-            warn!(%error, "Redis is still bypassed: a change cannot be written to it");
-            link.is_distrusted.store(true, Ordering::Release);
-            continue;
-        }
-        // Under the lock: a change that fails from here on finds the connection up, and starts over.
-        let mut state = link.state();
-        if !link.is_distrusted.load(Ordering::Acquire) {
-            link.enter(&mut state, State::Up(connected));
-            info!("Redis answers again");
-            return;
+        pause = match link.check().await {
+            Ok(()) => HEARTBEAT,
+            Err(error) => {
+                link.fail(&error);
+                link.log(&error);
+                LONGEST_PAUSE.min(2 * pause)
+            }
+        };
+    }
+}
+
+/// Changes that are being made or remembered. Where it is dropped before that is done, Redis is bypassed
+/// until it has been told of them.
+pub(super) struct Unfinished {
+    pub(super) link: Arc<Link>,
+    pub(super) changes: Vec<Change>,
+}
+
+impl Unfinished {
+    /// Leaves the changes to somebody else.
+    pub(super) fn disarm(mut self) {
+        self.changes.clear();
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.changes.is_empty() {
+            self.link.miss(self.changes.drain(..));
+            let problem = "a change could not be remembered";
+            self.link.fail(&RedisError::from((ErrorKind::Client, problem)));
         }
     }
 }
 
-/// Which run of a server is at the other end. One that has started again, from a snapshot or as a
-/// replica, may have lost changes that it was told of, and hold entries that are older.
-async fn run(connection: &mut MultiplexedConnection) -> RedisResult<Run> {
-    let info = redis::cmd("INFO").arg("server").query_async::<String>(connection).await;
-    if let Ok(info) = info
-        && let Some(id) = info.lines().find_map(|line| line.strip_prefix("run_id:"))
-        && let Some(start) = id.get(..16)
-        && let Ok(run) = Run::from_str_radix(start, 16)
-    {
-        return Ok(run);
-    }
-    // It may not be asked: then this connection trusts what it has written itself.
-    let mut random = [0; size_of::<Run>()];
-    fill_random(&mut random).map_err(|error| RedisError::from(std::io::Error::other(error)))?;
-    Ok(Run::from_le_bytes(random))
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while the lock is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

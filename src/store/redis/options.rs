@@ -73,6 +73,21 @@ impl RedisOptions {
         format!("{}auth:changed:{name}", self.prefix)
     }
 
+    /// The name of the present generation: another value has everything forgotten.
+    pub(super) fn generation(&self) -> String {
+        format!("{}auth:generation", self.prefix)
+    }
+
+    /// The name of the latest time that a change or an entry has.
+    pub(super) fn clock(&self) -> String {
+        format!("{}auth:clock", self.prefix)
+    }
+
+    /// The name of the marker that many rows are being changed.
+    pub(super) fn changing(&self) -> String {
+        format!("{}auth:changing", self.prefix)
+    }
+
     pub(super) fn channel(&self) -> String {
         format!("{}auth:changes", self.prefix)
     }

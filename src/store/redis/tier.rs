@@ -9,9 +9,9 @@ use redis::{Client, ErrorKind, RedisError, RedisResult, Value};
 use tracing::debug;
 
 use super::counts::Counters;
-use super::entry::{Entry, Name, Run, ServerTime};
+use super::entry::{Entry, Generation, Moment, Name, ServerTime};
 use super::feed::unavailable;
-use super::link::{Connected, Link, Unfinished};
+use super::link::{Connected, Link};
 use super::options::RedisOptions;
 use crate::error::StoreError;
 use crate::hash::{Candidates, KeyHash};
@@ -24,7 +24,6 @@ use crate::telemetry::{Stopwatch, security};
 const BATCH: usize = 500;
 
 pub(super) struct Tier {
-    pub(super) options: RedisOptions,
     pub(super) client: Client,
     pub(super) link: Arc<Link>,
     /// Of each secret in the ring, current first.
@@ -32,7 +31,7 @@ pub(super) struct Tier {
     pub(super) counters: Counters,
 }
 
-/// What Redis has to say to a question.
+/// What Redis answers.
 pub(super) enum Fetched {
     Found(Arc<KeyRecord>),
     Missing(Missing),
@@ -41,68 +40,106 @@ pub(super) enum Fetched {
 
 /// Nothing that counts.
 pub(super) struct Missing {
-    /// When a read began that begins now, and in which run of the server: another one may not remember
-    /// what is changed meanwhile.
-    read_at: ServerTime,
-    run: Run,
+    /// When a read begins that begins now.
+    read_at: Moment,
     /// How long Redis may be waited for until this look-up has its answer.
     left: Duration,
 }
 
+/// What Redis has to say, while it can be relied on.
+enum Told {
+    Found(Arc<KeyRecord>),
+    Missing(Moment),
+    /// Many rows are being changed.
+    Changing,
+}
+
 impl Tier {
+    pub(super) fn options(&self) -> &RedisOptions {
+        &self.link.options
+    }
+
     pub(super) async fn fetch(&self, candidates: &Candidates) -> Fetched {
-        let Some(mut connected) = self.link.trusted() else {
+        let bypassed = || {
             self.counters.bypassed.add(1);
-            return Fetched::Bypassed;
+            Fetched::Bypassed
         };
+        let Some(mut connected) = self.link.trusted() else { return bypassed() };
         let started = Instant::now();
-        let limit = self.options.timeout;
+        let limit = self.options().timeout;
         match in_time(limit, self.ask(&mut connected, candidates)).await {
-            Ok(Ok(record)) => {
+            Ok(Told::Found(record)) => {
                 self.counters.hits.add(1);
                 Fetched::Found(record)
             }
-            Ok(Err(read_at)) => {
+            Ok(Told::Missing(read_at)) => {
                 self.counters.misses.add(1);
                 let left = limit.saturating_sub(started.elapsed());
-                Fetched::Missing(Missing { read_at, run: connected.run, left })
+                Fetched::Missing(Missing { read_at, left })
             }
+            Ok(Told::Changing) => bypassed(),
             Err(error) => {
-                self.counters.bypassed.add(1);
                 self.link.fail(&error);
-                Fetched::Bypassed
+                bypassed()
             }
         }
     }
 
-    /// The record, or the time of the server when there is none that counts.
     async fn ask(
         &self,
         Connected { connection, run }: &mut Connected,
         candidates: &Candidates,
-    ) -> RedisResult<Result<Arc<KeyRecord>, ServerTime>> {
-        let hashes = candidates.as_slice();
+    ) -> RedisResult<Told> {
+        let (options, hashes) = (self.options(), candidates.as_slice());
         let mut pipe = redis::pipe();
-        pipe.ignore_errors().cmd("TIME");
+        pipe.ignore_errors();
+        // The clock before the time, which is never earlier unless it was set back.
+        pipe.cmd("GETRANGE").arg(options.clock()).arg(0).arg(NUMBER);
+        pipe.cmd("TIME");
+        pipe.cmd("GETRANGE").arg(options.generation()).arg(0).arg(NUMBER);
+        pipe.cmd("EXISTS").arg(options.changing());
         for hash in hashes {
-            self.read_entry(pipe.cmd("GETRANGE").arg(self.options.entry(hash)));
+            self.read_entry(pipe.cmd("GETRANGE").arg(options.entry(hash)));
         }
         let mut answers =
             pipe.query_async::<Vec<RedisResult<Value>>>(connection).await?.into_iter();
-        let time = answers.next().ok_or_else(incomplete)??;
-        let (seconds, microseconds): (u64, u64) = redis::from_redis_value(time)?;
-        let now = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
+        let mut next = || answers.next().ok_or_else(incomplete);
+        let clock = text(next()?).and_then(|clock| clock.parse::<ServerTime>().ok());
+        let (seconds, microseconds): (u64, u64) = redis::from_redis_value(next()??)?;
+        let time = seconds.saturating_mul(1_000_000).saturating_add(microseconds);
+        let generation = text(next()?).and_then(|text| Generation::from_str_radix(&text, 16).ok());
+        if redis::from_redis_value::<bool>(next()??)? {
+            return Ok(Told::Changing);
+        }
+        let (Some(generation), true) = (generation, clock.is_some_and(|clock| clock <= time))
+        else {
+            let (generation, time) = self.link.touch(connection).await?;
+            return Ok(Told::Missing(Moment { run: *run, generation, time }));
+        };
+        let now = Moment { run: *run, generation, time };
 
         let entries = hashes.iter().zip(answers).map(|(hash, answer)| self.decode(hash, answer));
         let found = entries.enumerate().find_map(|(candidate, entry)| Some((candidate, entry?)));
-        let Some((candidate, entry)) = found else { return Ok(Err(now)) };
-        if entry.valid_until <= now {
-            return Ok(Err(now));
+        let Some((candidate, entry)) = found else { return Ok(Told::Missing(now)) };
+        if entry.valid_until <= time {
+            return Ok(Told::Missing(now));
         }
+        let is_of_now = (entry.read_at.run, entry.read_at.generation) == (*run, generation);
+        if !is_of_now || !self.is_newest(connection, candidate, &entry).await? {
+            self.counters.stale.add(1);
+            return Ok(Told::Missing(now));
+        }
+        Ok(Told::Found(Arc::new(entry.record)))
+    }
 
-        let record = entry.record;
+    /// Whether an entry of this generation is younger than every change of its key and owner.
+    async fn is_newest(
+        &self,
+        connection: &mut MultiplexedConnection,
+        candidate: usize,
+        Entry { record, read_at, .. }: &Entry,
+    ) -> RedisResult<bool> {
         let changes = [
-            Some(Change::All),
             Some(Change::Key(record.id.clone())),
             Some(Change::Owner(record.owner.clone())),
             // A row that was added since might be preferred to this one.
@@ -111,27 +148,25 @@ impl Tier {
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
         for change in changes.iter().flatten() {
-            // A mark is a number of 16 digits; what is longer is none, and need not be read.
-            pipe.cmd("GETRANGE").arg(self.options.mark(change)).arg(0).arg(20);
+            pipe.cmd("GETRANGE").arg(self.options().mark(change)).arg(0).arg(MARK);
         }
         let marks = pipe.query_async::<Vec<RedisResult<Value>>>(connection).await?;
-        // A mark that is no number says nothing: the entry does not count.
-        let is_older = |mark: RedisResult<Value>| {
-            let mark = mark.and_then(|mark| Ok(redis::from_redis_value::<String>(mark)?));
-            mark.is_ok_and(|mark| {
-                mark.is_empty() || mark.parse().is_ok_and(|mark: u64| mark < entry.read_at)
-            })
-        };
-        if entry.run != *run || !marks.into_iter().all(is_older) {
-            self.counters.stale.add(1);
-            return Ok(Err(now));
-        }
-        Ok(Ok(Arc::new(record)))
+        let generation = format!("{:016x}", read_at.generation);
+        // A mark that is none says nothing: the entry does not count.
+        Ok(marks.into_iter().map(text).all(|mark| match mark.as_deref() {
+            Some("") => true,
+            Some(mark) => mark.split_once(':').is_some_and(|(of, time)| {
+                // The read of an entry began after every change of a generation before its own.
+                of != generation && is_generation(of)
+                    || time.parse().is_ok_and(|time: ServerTime| time < read_at.time)
+            }),
+            None => false,
+        }))
     }
 
     /// Never more than one byte over the limit, whatever stands there.
     fn read_entry(&self, getrange: &mut redis::Pipeline) {
-        getrange.arg(0).arg(self.options.max_value_bytes);
+        getrange.arg(0).arg(self.options().max_value_bytes);
     }
 
     fn decode(&self, hash: &KeyHash, answer: RedisResult<Value>) -> Option<Entry> {
@@ -139,7 +174,7 @@ impl Tier {
         if bytes.as_ref().is_ok_and(Vec::is_empty) {
             return None;
         }
-        let name = Name { prefix: &self.options.prefix, hash };
+        let name = Name { prefix: &self.options().prefix, hash };
         let entry = bytes.ok().and_then(|bytes| Entry::decode(&bytes, name, &self.keys));
         if entry.is_none() {
             self.counters.rejected.add(1);
@@ -149,22 +184,24 @@ impl Tier {
     }
 
     pub(super) async fn fill(&self, record: &KeyRecord, missing: Missing) {
-        let Missing { read_at, run, left: limit } = missing;
-        let connected = self.link.trusted().filter(|connected| connected.run == run);
+        let Missing { read_at, left: limit } = missing;
+        let connected = self.link.trusted().filter(|connected| connected.run == read_at.run);
         let Some(Connected { mut connection, .. }) = connected else { return };
+        let options = self.options();
         let left = record.expires_at.and_then(|date| date.duration_since(SystemTime::now()).ok());
-        let ttl = self.options.ttl.min(left.unwrap_or(Duration::MAX));
-        let valid_until = read_at.saturating_add(ttl.as_micros() as u64);
-        let entry = Entry { record: record.clone(), run, read_at, valid_until };
-        let entry = entry.encode(&self.options.prefix, &self.keys[0]);
-        if entry.len() > self.options.max_value_bytes {
+        let ttl = options.ttl.min(left.unwrap_or(Duration::MAX));
+        let valid_until = read_at.time.saturating_add(ttl.as_micros() as u64);
+        let entry = Entry { record: record.clone(), read_at, valid_until };
+        let entry = entry.encode(&options.prefix, &self.keys[0]);
+        if entry.len() > options.max_value_bytes {
             self.counters.oversized.add(1);
             return;
         }
-        let mut set = redis::cmd("SET");
-        set.arg(self.options.entry(&record.hash)).arg(entry);
-        set.arg("PX").arg((ttl.as_millis() as u64).max(1));
-        if let Err(error) = in_time(limit, set.exec_async(&mut connection)).await {
+        let milliseconds = (ttl.as_millis() as u64).max(1);
+        let scripts = &self.link.scripts;
+        let fill =
+            scripts.fill(&mut connection, options, &record.hash, (read_at, entry), milliseconds);
+        if let Err(error) = in_time(limit, fill).await {
             self.counters.unwritten.add(1);
             match error.kind() {
                 // Full memory, for instance: reading goes on.
@@ -180,7 +217,7 @@ impl Tier {
     pub(super) async fn clear(&self, owner: Option<&OwnerId>) -> Result<u64, StoreError> {
         let down = || StoreError::Unavailable("Redis is bypassed after a fault".into());
         let Connected { mut connection, .. } = self.link.trusted().ok_or_else(down)?;
-        let pattern = self.options.entry_pattern();
+        let pattern = self.options().entry_pattern();
         let (mut cursor, mut removed) = (0_u64, 0);
         loop {
             let mut scan = redis::cmd("SCAN");
@@ -230,38 +267,20 @@ impl Tier {
         };
         Ok(answers.filter(is_of).map(|(name, _)| name.clone()).collect())
     }
-
-    /// Remembers changes before a write, and again when it is [finished](After::finish): an instance that
-    /// dies in between leaves no entry in trust that was read before the write began.
-    pub(super) async fn remember_around(&self, changes: Vec<Change>) -> After<'_> {
-        let after = self.remember_after(changes);
-        for change in &after.changes {
-            self.link.remember(change, false).await;
-        }
-        after
-    }
-
-    /// Remembers changes when it is [finished](After::finish): after a write, whether it succeeded or
-    /// failed with the outcome unknown.
-    pub(super) fn remember_after(&self, changes: Vec<Change>) -> After<'_> {
-        After { link: &self.link, unfinished: self.link.unfinished(), changes }
-    }
 }
 
-/// Dropped because the write was given up half-way, it leaves Redis distrusted.
-pub(super) struct After<'a> {
-    link: &'a Arc<Link>,
-    unfinished: Unfinished<'a>,
-    pub(super) changes: Vec<Change>,
+/// The last digit of a number in Redis that is read: all have fewer, and what is longer is none.
+const NUMBER: usize = 20;
+/// The same for a mark: a generation of 16 digits, a colon, and a time.
+const MARK: usize = 16 + 1 + NUMBER;
+
+/// The text of an answer, unless it is none: what stands there is anybody's.
+fn text(answer: RedisResult<Value>) -> Option<String> {
+    redis::from_redis_value(answer.ok()?).ok()
 }
 
-impl After<'_> {
-    pub(super) async fn finish(self) {
-        for change in &self.changes {
-            self.link.remember(change, true).await;
-        }
-        std::mem::forget(self.unfinished);
-    }
+fn is_generation(text: &str) -> bool {
+    text.len() == 16 && Generation::from_str_radix(text, 16).is_ok()
 }
 
 /// The answer of Redis, if it comes in time: each command of a look-up has the link's limit, and all

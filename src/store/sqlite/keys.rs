@@ -27,6 +27,8 @@ impl KeyLookup for SqliteStore {
         };
         self.calls.measure(Operation::Find, call).await
     }
+
+    async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
 }
 
 impl KeyStore for SqliteStore {

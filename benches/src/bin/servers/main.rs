@@ -256,6 +256,8 @@ impl KeyLookup for Endless {
         record.scopes = "read,write".into();
         Ok(Some(Arc::new(record)))
     }
+
+    async fn on_feed_event(&self, _: &lexikon_auth::store::FeedEvent) {}
 }
 
 async fn memory(table: &mut Table) {

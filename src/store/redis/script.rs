@@ -1,0 +1,153 @@
+//! What is written to Redis: each in one step that nothing comes between.
+
+use redis::Script;
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult};
+
+use super::entry::{Generation, Moment, ServerTime};
+use super::options::RedisOptions;
+use crate::hash::KeyHash;
+use crate::key::fill_random;
+use crate::store::Change;
+
+/// Notes a change, and returns the generation and the time of the server.
+///
+/// A new generation has everything forgotten: an entry counts in its own alone. It begins where that is
+/// wanted, where the name is missing (after `FLUSHALL` nothing is known of the changes before), and where
+/// the clock of the server was set back: a change would get an earlier time than entries that are older.
+/// The clock is the latest time that any change or entry has. None of the names ever expires, so
+/// `volatile-*` policies do not take them.
+const NOTE: &str = "
+    local time = redis.call('TIME')
+    local now = time[1] * 1000000 + time[2]
+    local text = string.format('%d', now)
+    local generation = redis.pcall('GET', KEYS[1])
+    local clock = redis.pcall('GET', KEYS[2])
+    clock = type(clock) == 'string' and tonumber(clock)
+    if type(generation) ~= 'string' or not clock or clock > now or ARGV[2] == 'all' then
+        generation = ARGV[1]
+        redis.call('SET', KEYS[1], generation)
+    end
+    redis.call('SET', KEYS[2], text)
+    if KEYS[3] then redis.call('SET', KEYS[3], generation .. ':' .. text) end
+    if ARGV[3] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
+    return {generation, text}
+";
+
+/// Stores an entry, unless everything has been forgotten since it was read.
+const FILL: &str = "
+    local clock = tonumber(redis.call('GET', KEYS[2]))
+    if redis.call('GET', KEYS[1]) ~= ARGV[1] or not clock then return 0 end
+    if clock < tonumber(ARGV[2]) then redis.call('SET', KEYS[2], ARGV[2]) end
+    redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
+    return 1
+";
+
+/// Takes a marker away, unless somebody else has set it anew.
+const UNMARK: &str = "
+    if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+    return 1
+";
+
+pub(super) struct Scripts {
+    note: Script,
+    fill: Script,
+    unmark: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self { note: Script::new(NOTE), fill: Script::new(FILL), unmark: Script::new(UNMARK) }
+    }
+
+    /// Proves that Redis can be written to, and returns the present generation and time.
+    pub(super) async fn touch(
+        &self,
+        connection: &mut MultiplexedConnection,
+        options: &RedisOptions,
+    ) -> RedisResult<(Generation, ServerTime)> {
+        self.note(connection, options, None, "").await
+    }
+
+    /// Sends a message on the channel, in a step that a replica refuses: publishing alone it would not.
+    pub(super) async fn publish(
+        &self,
+        connection: &mut MultiplexedConnection,
+        options: &RedisOptions,
+        message: &str,
+    ) -> RedisResult<()> {
+        self.note(connection, options, None, message).await.map(drop)
+    }
+
+    /// Remembers a change, and tells those who listen if they are to be told.
+    pub(super) async fn remember(
+        &self,
+        connection: &mut MultiplexedConnection,
+        options: &RedisOptions,
+        change: &Change,
+        tell_others: bool,
+    ) -> RedisResult<()> {
+        let message = if tell_others { change.to_text() } else { String::new() };
+        self.note(connection, options, Some(change), &message).await.map(drop)
+    }
+
+    async fn note(
+        &self,
+        connection: &mut MultiplexedConnection,
+        options: &RedisOptions,
+        change: Option<&Change>,
+        message: &str,
+    ) -> RedisResult<(Generation, ServerTime)> {
+        let mut note = self.note.key(options.generation());
+        note.key(options.clock());
+        let extent = match change {
+            Some(Change::All) => "all",
+            Some(change) => {
+                note.key(options.mark(change));
+                ""
+            }
+            None => "",
+        };
+        let channel = if message.is_empty() { String::new() } else { options.channel() };
+        note.arg(format!("{:016x}", random()?)).arg(extent).arg(channel).arg(message);
+        let (generation, time): (String, ServerTime) = note.invoke_async(connection).await?;
+        let generation = Generation::from_str_radix(&generation, 16);
+        Ok((generation.map_err(|_| RedisError::from(NO_GENERATION))?, time))
+    }
+
+    /// Stores an entry, which was read at the `moment`, for so many milliseconds.
+    pub(super) async fn fill(
+        &self,
+        connection: &mut MultiplexedConnection,
+        options: &RedisOptions,
+        hash: &KeyHash,
+        (moment, entry): (Moment, Vec<u8>),
+        milliseconds: u64,
+    ) -> RedisResult<()> {
+        let mut fill = self.fill.key(options.generation());
+        fill.key(options.clock()).key(options.entry(hash));
+        fill.arg(format!("{:016x}", moment.generation))
+            .arg(moment.time)
+            .arg(entry)
+            .arg(milliseconds);
+        fill.invoke_async(connection).await
+    }
+
+    pub(super) async fn unmark(
+        &self,
+        connection: &mut MultiplexedConnection,
+        name: &str,
+        value: &str,
+    ) -> RedisResult<()> {
+        self.unmark.key(name).arg(value).invoke_async(connection).await
+    }
+}
+
+const NO_GENERATION: (redis::ErrorKind, &str) =
+    (redis::ErrorKind::UnexpectedReturnType, "the generation in Redis is no number");
+
+pub(super) fn random() -> RedisResult<u64> {
+    let mut random = [0; size_of::<u64>()];
+    fill_random(&mut random).map_err(|error| RedisError::from(std::io::Error::other(error)))?;
+    Ok(u64::from_le_bytes(random))
+}

@@ -1,0 +1,142 @@
+//! Work that cancellation does not split.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+
+use super::Unsettled;
+use crate::error::StoreError;
+
+/// Runs `work` to its end once it has begun. Where the caller gives up waiting for it, what is left goes on
+/// as a task of the runtime that it began on.
+pub(super) async fn run_to_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
+    RunToEnd { work: Some(Box::pin(work)), runtime: Handle::try_current().ok() }.await
+}
+
+/// Makes a change and has a cache forget what it concerns: `forget` runs after the write, whether it
+/// succeeded or not, and a second time when the outcome of an unsettled one is known.
+pub(super) async fn then_forget<T: Outcome, F>(
+    write: impl Future<Output = Result<T, StoreError>>,
+    forget: impl Fn() -> F + Send + 'static,
+) -> Result<T, StoreError>
+where
+    F: Future<Output = ()> + Send,
+{
+    let done = write.await;
+    if done.as_ref().is_ok_and(|outcome| !outcome.is_change()) {
+        return done;
+    }
+    forget().await;
+    match done {
+        Err(StoreError::Unsettled(unsettled)) => {
+            let forgotten = tokio::spawn(async move {
+                unsettled.settled().await;
+                forget().await;
+            });
+            // A cache above forgets after this one, or it would read an old entry again.
+            let settled = Unsettled::new(async move {
+                let _ = forgotten.await;
+            });
+            Err(StoreError::Unsettled(settled))
+        }
+        done => done,
+    }
+}
+
+/// What a write returns.
+pub(super) trait Outcome {
+    /// Whether anything was changed.
+    fn is_change(&self) -> bool {
+        true
+    }
+}
+
+impl Outcome for () {}
+
+/// A hash that was not replaced was not the one that the cache has.
+impl Outcome for bool {}
+
+impl Outcome for u64 {
+    fn is_change(&self) -> bool {
+        *self > 0
+    }
+}
+
+struct RunToEnd<T: Send + 'static> {
+    /// `None` while it is being polled, and once it is done.
+    work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    runtime: Option<Handle>,
+}
+
+impl<T: Send + 'static> Future for RunToEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut work =
+            self.work.take().expect("it is polled by one caller, who stops when it is done");
+        let answer = work.as_mut().poll(context);
+        if answer.is_pending() {
+            self.work = Some(work);
+        }
+        answer
+    }
+}
+
+impl<T: Send + 'static> Drop for RunToEnd<T> {
+    fn drop(&mut self) {
+        if let (Some(work), Some(runtime)) = (self.work.take(), &self.runtime) {
+            runtime.spawn(work);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::{Notify, oneshot};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_given_up_half_way_goes_on() {
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (done, is_done) = oneshot::channel();
+        let work = {
+            let (begun, go_on) = (begun.clone(), go_on.clone());
+            run_to_end(async move {
+                begun.notify_one();
+                go_on.notified().await;
+                done.send(()).unwrap();
+            })
+        };
+        let caller = tokio::spawn(work);
+        begun.notified().await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        go_on.notify_one();
+        timeout(Duration::from_secs(60), is_done).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_never_began_does_not() {
+        let (done, is_done) = oneshot::channel();
+        drop(run_to_end(async move { done.send(()).unwrap() }));
+        assert!(is_done.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_panics_is_not_polled_again() {
+        let caller = tokio::spawn(run_to_end(async {
+            tokio::task::yield_now().await;
+            panic!("as a store may");
+        }));
+        assert!(caller.await.unwrap_err().is_panic());
+    }
+}
