@@ -72,7 +72,7 @@ async fn unknown_keys_leave_no_trace() {
     let key = Gated::default().issue("elsewhere").await;
     assert_eq!(scene.store.find(&key).await.unwrap(), None);
     let names: Vec<String> =
-        scene.redis.scan_match(format!("{}*", scene.prefix)).unwrap().flatten().collect();
+        scene.redis.scan_match(format!("{}auth:key:*", scene.prefix)).unwrap().flatten().collect();
     assert_eq!(names, [""; 0]);
 }
 

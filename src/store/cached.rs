@@ -185,7 +185,8 @@ impl<S: KeyStore + 'static> CachedStore<S> {
     where
         W: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let write = write(self.store.clone());
+        // In a box of its own: the futures of databases are large, and are moved several times here.
+        let write = Box::pin(write(self.store.clone()));
         let (cache, changes) = (self.cache.clone(), changes.into());
         run_to_end(async move {
             let unfinished = InvalidateOnDrop { cache: cache.clone(), changes: changes.clone() };

@@ -89,13 +89,14 @@ impl PostgresStore {
     /// other time limits, or to share it. An answer that takes longer than `patience` is given up, and
     /// its connection closed when the statement has not ended after as long again; the pool's own
     /// settings say how long to wait for one. Set PostgreSQL's `statement_timeout` on its connections to
-    /// `patience` or less: a statement that waits for a lock goes on in the server after its connection
-    /// was closed, and its session is one more than the pool knows of.
+    /// `patience` or less: otherwise a write costs two more round trips, in which it is set for that write,
+    /// and a look-up that waits for a lock goes on in the server after its connection was closed.
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
     pub async fn with_pool(pool: PgPool, patience: Duration) -> Result<Self, StoreError> {
-        let connections = Connections::new(pool, patience);
+        let connections = Connections::new(pool, patience).limit_writes();
+        let connections = limited(patience, connections).await?;
         let schema = schema::recognise_or_create(&connections, patience).await?;
         Ok(Self::on(connections, patience, schema))
     }
@@ -134,7 +135,8 @@ impl PostgresStore {
         } else {
             "UPDATE users SET is_active = $2 WHERE id = $1"
         };
-        match self.execute(sqlx::query(upsert).bind(owner.as_str()).bind(active)).await? {
+        let upsert = sqlx::query(upsert).bind(owner.as_str().to_owned()).bind(active);
+        match self.execute(upsert).await? {
             0 => Err(StoreError::UnknownOwner(owner.clone())),
             _ => Ok(()),
         }
@@ -220,14 +222,11 @@ impl PostgresStore {
         Self { connections, patience, schema, statements, find, record_usage, calls }
     }
 
-    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
-        limited(self.patience, async {
-            let mut lease = self.connections.lease().await?;
-            let done = query.execute(&mut *lease).await;
-            lease.end_after(&done);
-            Ok(done.map_err(unavailable)?.rows_affected())
-        })
-        .await
+    async fn execute(
+        &self,
+        query: Query<'static, Postgres, PgArguments>,
+    ) -> Result<u64, StoreError> {
+        self.connections.write(|lease| lease.execute(query)).await
     }
 
     /// Asks a query, which changes nothing: it is asked once more where the connection turns out to
@@ -312,7 +311,9 @@ impl fmt::Debug for PostgresStore {
     }
 }
 
-fn insert_secret(secret: &ServerSecret) -> Result<Query<'_, Postgres, PgArguments>, StoreError> {
+fn insert_secret(
+    secret: &ServerSecret,
+) -> Result<Query<'static, Postgres, PgArguments>, StoreError> {
     let now = Timestamp::new("added_at", SystemTime::now())?;
     Ok(sqlx::query(INSERT_SECRET).bind(secret.fingerprint().to_string()).bind(now))
 }

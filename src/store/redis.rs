@@ -197,7 +197,8 @@ impl<S: KeyStore + 'static> RedisStore<S> {
     where
         W: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let write = write(self.store.clone());
+        // In a box of its own: the futures of databases are large, and are moved several times here.
+        let write = Box::pin(write(self.store.clone()));
         let (link, changes) = (self.tier.link.clone(), Arc::new(changes.into()));
         run_to_end(async move {
             // For everything, once is enough: no key loses its life by being marked as expired.

@@ -11,10 +11,10 @@ use crate::error::StoreError;
 
 /// Runs `work` to its end once it has begun. Where the caller gives up waiting for it, what is left goes on
 /// as a task of the runtime that it began on.
-pub(super) async fn run_to_end<T: Send + 'static>(
+pub(super) fn run_to_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
-) -> T {
-    RunToEnd { work: Some(Box::pin(work)), runtime: Handle::try_current().ok() }.await
+) -> RunToEnd<T> {
+    RunToEnd { work: Some(Box::pin(work)), runtime: None }
 }
 
 /// Makes a change and has a cache forget what it concerns: `forget` runs after the write, whether it
@@ -66,9 +66,10 @@ impl Outcome for u64 {
     }
 }
 
-struct RunToEnd<T: Send + 'static> {
+pub(super) struct RunToEnd<T: Send + 'static> {
     /// `None` while it is being polled, and once it is done.
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    /// Once it has begun.
     runtime: Option<Handle>,
 }
 

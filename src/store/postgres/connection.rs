@@ -4,13 +4,16 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use sqlx::Connection;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgDatabaseError, PgPool, PgSeverity, Postgres};
+use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgPool, PgSeverity, Postgres};
+use sqlx::query::Query;
+use sqlx::{Connection, SqlStr, Transaction};
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::error::StoreError;
+use crate::store::Unsettled;
+use crate::store::sql::constant;
 
 /// How long a connection waits for its next statement before it goes back to the pool.
 const KEPT: Duration = Duration::from_millis(50);
@@ -27,6 +30,8 @@ pub(in crate::store) struct Connections {
     pool: PgPool,
     /// How long a statement takes at most.
     patience: Duration,
+    /// What a transaction begins with that writes: the server gives it up when nobody waits any more.
+    begin: Option<SqlStr>,
     kept: Arc<Mutex<Kept>>,
 }
 
@@ -47,7 +52,45 @@ struct Idle {
 
 impl Connections {
     pub(super) fn new(pool: PgPool, patience: Duration) -> Self {
-        Self { pool, patience, kept: Arc::default() }
+        Self { pool, patience, begin: None, kept: Arc::default() }
+    }
+
+    /// Has the server give up writes after the patience, where the pool's own connections do not: a
+    /// statement that waits for a lock would be made long after everybody was told that it was not.
+    pub(super) async fn limit_writes(self) -> Result<Self, StoreError> {
+        let mut lease = self.lease().await?;
+        let query =
+            "SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'";
+        let limit = sqlx::query_scalar(query).fetch_one(&mut *lease).await;
+        lease.end();
+        let (limit, patience): (i64, _) = (limit.map_err(unavailable)?, self.patience.as_millis());
+        if (1..=patience).contains(&u128::from(limit.unsigned_abs())) {
+            return Ok(self);
+        }
+        let begin = format!("BEGIN; SET LOCAL statement_timeout = {}", patience.max(1));
+        Ok(Self { begin: Some(constant(begin)), ..self })
+    }
+
+    /// Runs a write. What is not answered in time goes on for as long again, until it is known what has
+    /// become of it.
+    pub(super) async fn write<T, W>(&self, write: impl FnOnce(Lease) -> W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let deadline = Instant::now() + self.patience;
+        let lease = limited(self.patience, self.lease()).await?;
+        let mut write = Box::pin(write(lease));
+        match timeout_at(deadline.into(), &mut write).await {
+            Ok(done) => done,
+            Err(_) => {
+                let rest = tokio::spawn(timeout(self.patience + OVERDUE, write));
+                let settled = Unsettled::new(async move {
+                    let _ = rest.await;
+                });
+                Err(StoreError::Unsettled(settled))
+            }
+        }
     }
 
     pub(in crate::store) fn pool(&self) -> &PgPool {
@@ -133,6 +176,32 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Begins a transaction that writes.
+    pub(super) async fn begin_write(&mut self) -> Result<Transaction<'_, Postgres>, StoreError> {
+        let transaction = match self.connections.begin.clone() {
+            Some(begin) => self.begin_with(begin).await,
+            None => self.begin().await,
+        };
+        transaction.map_err(unavailable)
+    }
+
+    /// Runs one statement that writes, and ends.
+    pub(super) async fn execute(
+        mut self,
+        query: Query<'static, Postgres, PgArguments>,
+    ) -> Result<u64, StoreError> {
+        if self.connections.begin.is_none() {
+            let done = query.execute(&mut *self).await;
+            self.end_after(&done);
+            return Ok(done.map_err(unavailable)?.rows_affected());
+        }
+        let mut transaction = self.begin_write().await?;
+        let done = query.execute(&mut *transaction).await.map_err(unavailable)?;
+        transaction.commit().await.map_err(unavailable)?;
+        self.end();
+        Ok(done.rows_affected())
+    }
+
     /// Ends with the answer to the last statement, unless the connection broke: kept, it would be the
     /// next to be used, again and again.
     pub(super) fn end_after<T>(self, answer: &sqlx::Result<T>) {

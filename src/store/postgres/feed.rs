@@ -7,12 +7,16 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
 use super::connection::{limited, unavailable};
-use super::schema::{self, CHANNEL};
+use super::schema::{CHANNEL, Triggers};
 use crate::error::StoreError;
 use crate::record::KeyId;
 use crate::store::{Change, ChangeFeed, Message, Subscription};
 
 /// The changes of keys and owners in a PostgreSQL database, as they are committed.
+///
+/// Each sign of life of the feed proves that the triggers are in place and have been since the one before:
+/// a feed whose triggers were disabled or dropped counts as lost. Under logical replication they fire as
+/// well, in the worker that applies changes, and with the rights of its role.
 ///
 /// A connection pooler that shares connections between transactions does not pass notifications on;
 /// the follower notices, because its own do not come back.
@@ -40,6 +44,8 @@ impl fmt::Debug for PostgresFeed {
 /// A connection that listens.
 pub struct PostgresSubscription {
     listener: PgListener,
+    /// As they were when it began.
+    triggers: Triggers,
     /// What this connection sends itself.
     beat: String,
 }
@@ -52,17 +58,12 @@ impl ChangeFeed for PostgresFeed {
             // A new pool each time: what is left of a connection that was lost goes with its pool.
             let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.patience);
             let pool = pool.connect_lazy_with((*self.options).clone());
-            let mut connection = pool.acquire().await.map_err(unavailable)?;
-            if !schema::reports_changes(&mut connection).await? {
-                let problem = "the triggers that report changes are missing; run extend_schema";
-                return Err(StoreError::Schema(problem.to_owned()));
-            }
-            drop(connection);
             let mut listener = PgListener::connect_with(&pool).await.map_err(unavailable)?;
             listener.eager_reconnect(false);
             listener.listen(CHANNEL).await.map_err(unavailable)?;
+            let triggers = Triggers::prove(&mut listener).await?;
             let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
-            Ok(PostgresSubscription { listener, beat: format!("beat:{name}") })
+            Ok(PostgresSubscription { listener, triggers, beat: format!("beat:{name}") })
         })
         .await
     }
@@ -82,6 +83,11 @@ impl Subscription for PostgresSubscription {
     }
 
     async fn beat(&mut self) -> Result<(), StoreError> {
+        if Triggers::prove(&mut self.listener).await? != self.triggers {
+            // Disabled, a key revoked, and enabled again, for instance.
+            let problem = "the triggers that report changes were disabled or replaced for a while";
+            return Err(StoreError::Unavailable(problem.into()));
+        }
         let notify =
             sqlx::query("SELECT pg_catalog.pg_notify($1, $2)").bind(CHANNEL).bind(&self.beat);
         notify.execute(&mut self.listener).await.map_err(unavailable).map(drop)

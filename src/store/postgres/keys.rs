@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sqlx::{Connection, FromRow};
+use sqlx::FromRow;
 
 use super::PostgresStore;
-use super::connection::{limited, unavailable};
+use super::connection::unavailable;
 use super::row::{Timestamp, read_record};
 use crate::error::StoreError;
 use crate::hash::Candidates;
@@ -35,10 +35,10 @@ impl KeyLookup for PostgresStore {
 
 impl KeyStore for PostgresStore {
     async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        let call = limited(self.patience, async {
-            let mut lease = self.connections.lease().await?;
-            let mut transaction = lease.begin().await.map_err(unavailable)?;
-            self.insert_in(&mut transaction, record).await?;
+        let (store, record) = (self.clone(), record.clone());
+        let call = self.connections.write(|mut lease| async move {
+            let mut transaction = lease.begin_write().await?;
+            store.insert_in(&mut transaction, &record).await?;
             transaction.commit().await.map_err(unavailable)?;
             lease.end();
             Ok(())
@@ -77,8 +77,8 @@ impl KeyStore for PostgresStore {
             let expires_at = update.expires_at.unwrap_or_default();
             let query = sqlx::query(self.statements.update.clone())
                 .bind(id.to_string())
-                .bind(update.name.as_deref())
-                .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
+                .bind(update.name.as_deref().map(str::to_owned))
+                .bind(update.scopes.as_ref().map(|scopes| scopes.as_str().to_owned()))
                 .bind(update.expires_at.is_some())
                 .bind(Timestamp::optional("expires_at", expires_at)?);
             found(id, self.execute(query).await?)
@@ -95,7 +95,8 @@ impl KeyStore for PostgresStore {
         let call = async {
             let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
             if self.schema.has_details {
-                query = query.bind(Timestamp::new("revoked_at", at)?).bind(reason);
+                query = query.bind(Timestamp::new("revoked_at", at)?);
+                query = query.bind(reason.map(str::to_owned));
             }
             found(id, self.execute(query).await?)
         };
@@ -109,20 +110,20 @@ impl KeyStore for PostgresStore {
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
-        let call = limited(self.patience, async {
-            let mut lease = self.connections.lease().await?;
-            let mut transaction = lease.begin().await.map_err(unavailable)?;
+        let (store, old, successor) = (self.clone(), old.clone(), successor.clone());
+        let call = self.connections.write(move |mut lease| async move {
+            let mut transaction = lease.begin_write().await?;
             // Two rotations of one key take turns, and the second sees what the first did.
-            let stored = sqlx::query(self.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
+            let stored = sqlx::query(store.statements.select("WHERE k.id = $1 FOR UPDATE OF k"))
                 .bind(old.id.to_string())
                 .fetch_optional(&mut *transaction)
                 .await
                 .map_err(unavailable)?;
             let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
-            read_record(&stored)?.check_rotation(old, now)?;
-            self.insert_in(&mut transaction, successor).await?;
+            read_record(&stored)?.check_rotation(&old, now)?;
+            store.insert_in(&mut transaction, &successor).await?;
             let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
-            sqlx::query(self.statements.set_expiry.clone())
+            sqlx::query(store.statements.set_expiry.clone())
                 .bind(old.id.to_string())
                 .bind(Timestamp::new("expires_at", expires_at)?)
                 .execute(&mut *transaction)

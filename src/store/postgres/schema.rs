@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::Connection;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgExecutor};
 
 use super::connection::{Connections, limited, unavailable};
 use crate::error::StoreError;
@@ -46,7 +46,8 @@ pub(super) const CHANNEL: &str = "lexikon_auth";
 /// How many triggers report them.
 const TRIGGERS: i64 = 6;
 
-/// Reports changes of keys, whoever makes them. Not those of `last_used_at`, which the service writes
+/// Reports changes of keys, whoever makes them, also where `session_replication_role` is `replica`, as in
+/// every worker that applies changes of logical replication: the triggers fire always. Not those of `last_used_at`, which the service writes
 /// with every request. A notification holds less than 8000 bytes. What the function calls is looked for
 /// where nobody who writes a key can have put something else.
 const REPORT_KEYS: &str = "
@@ -75,6 +76,9 @@ const REPORT_KEYS: &str = "
     ) EXECUTE FUNCTION lexikon_auth_report_key();
     CREATE OR REPLACE TRIGGER lexikon_auth_keys_truncated AFTER TRUNCATE ON api_keys
         FOR EACH STATEMENT EXECUTE FUNCTION lexikon_auth_report_key();
+    ALTER TABLE api_keys ENABLE ALWAYS TRIGGER lexikon_auth_key_written,
+        ENABLE ALWAYS TRIGGER lexikon_auth_key_changed,
+        ENABLE ALWAYS TRIGGER lexikon_auth_keys_truncated;
 ";
 
 /// Reports owners that are enabled, disabled, added or removed.
@@ -103,6 +107,9 @@ const REPORT_OWNERS: &str = "
     ) EXECUTE FUNCTION lexikon_auth_report_owner();
     CREATE OR REPLACE TRIGGER lexikon_auth_owners_truncated AFTER TRUNCATE ON users
         FOR EACH STATEMENT EXECUTE FUNCTION lexikon_auth_report_owner();
+    ALTER TABLE users ENABLE ALWAYS TRIGGER lexikon_auth_owner_written,
+        ENABLE ALWAYS TRIGGER lexikon_auth_owner_changed,
+        ENABLE ALWAYS TRIGGER lexikon_auth_owners_truncated;
 ";
 
 /// Lets one instance at a time change the schema. An arbitrary number: the ASCII codes of `lxk_`.
@@ -190,7 +197,7 @@ pub(in crate::store) async fn missing(
     connection: &mut PgConnection,
     schema: Schema,
 ) -> Result<Vec<&'static str>, StoreError> {
-    let (_, current) = count_triggers(connection).await?;
+    let (current, _) = triggers(connection).await?;
     let [secrets, policies, deprecations] = CREATE_TABLES;
     let parts = [
         (schema.has_secrets, secrets),
@@ -204,20 +211,36 @@ pub(in crate::store) async fn missing(
     Ok(parts.into_iter().filter(|(is_there, _)| !is_there).map(|(_, part)| part).collect())
 }
 
-/// Whether changes are reported, in the way of whichever version.
-pub(super) async fn reports_changes(connection: &mut PgConnection) -> Result<bool, StoreError> {
-    Ok(count_triggers(connection).await?.0 == TRIGGERS)
+/// The triggers as the catalogue has them, each with its function: the row of every one, and the
+/// transaction that wrote it. Whoever disables, replaces or copies one writes another row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Triggers {
+    rows: String,
 }
 
-/// How many triggers that report changes are there and enabled, and how many of them call a function
-/// with the body that it has here.
-async fn count_triggers(connection: &mut PgConnection) -> Result<(i64, i64), StoreError> {
+impl Triggers {
+    /// The triggers on the tables that are read, provided that all report changes, and always.
+    pub(super) async fn prove(connection: impl PgExecutor<'_>) -> Result<Self, StoreError> {
+        match triggers(connection).await? {
+            (TRIGGERS, rows) => Ok(Self { rows }),
+            _ => Err(StoreError::Schema(
+                "the triggers that report changes are missing, disabled or of another version; run \
+                 extend_schema"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+/// How many triggers fire always and call a function with the body that it has here, and their rows.
+async fn triggers(connection: impl PgExecutor<'_>) -> Result<(i64, String), StoreError> {
     let bodies = [REPORT_KEYS, REPORT_OWNERS].map(|part| part.split("$$").nth(1));
     let query = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE prosrc = ANY($1)) \
-         FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
-         WHERE tgname LIKE 'lexikon\\_auth\\_%' AND tgenabled IN ('O', 'A') \
-         AND tgrelid IN (to_regclass('api_keys'), to_regclass('users'))",
+        "SELECT count(*), coalesce(string_agg(concat_ws(' ', t.oid, t.xmin, p.oid, p.xmin), ', ' \
+         ORDER BY t.oid), '') FROM pg_catalog.pg_trigger t \
+         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
+         WHERE t.tgname LIKE 'lexikon\\_auth\\_%' AND t.tgenabled = 'A' AND p.prosrc = ANY($1) \
+         AND t.tgrelid IN (to_regclass('api_keys'), to_regclass('users'))",
     );
     query.bind(bodies.as_slice()).fetch_one(connection).await.map_err(unavailable)
 }
