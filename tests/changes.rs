@@ -70,6 +70,12 @@ impl Scene {
         sqlx::raw_sql(statement).execute(&self.pool).await.unwrap();
     }
 
+    /// Puts the triggers in order, as an operator does.
+    async fn mend(&self) {
+        let database = PostgresStore::connect(self.options.clone()).await.unwrap();
+        database.extend_schema().await.unwrap();
+    }
+
     /// Waits for an answer, which an entry that is not invalidated would keep from coming.
     async fn eventually(&self, issued: &IssuedKey, expected: &str) {
         let start = Instant::now();
@@ -143,9 +149,110 @@ async fn a_lost_channel_is_noticed_and_found_again() {
     // Nobody hears of this one.
     scene.run("ALTER TABLE api_keys DISABLE TRIGGER USER").await;
     scene.manager.revoke(&issued.record.id, None).await.unwrap();
-    scene.run("ALTER TABLE api_keys ENABLE TRIGGER USER").await;
+    scene.mend().await;
     scene.follower.connected().await;
     assert_eq!(scene.verify(&issued).await, "revoked", "what was read before is not trusted");
+}
+
+/// Ways to have the triggers report nothing, while notifications get through.
+const SILENT: [&str; 4] = [
+    // As `pg_restore --disable-triggers` does.
+    "ALTER TABLE api_keys DISABLE TRIGGER USER",
+    "DROP TRIGGER lexikon_auth_key_changed ON api_keys",
+    "CREATE OR REPLACE FUNCTION lexikon_auth_report_key() RETURNS trigger LANGUAGE plpgsql \
+     AS 'BEGIN RETURN NULL; END'",
+    // As a migration that rewrites a table does.
+    "CREATE TABLE copy (LIKE api_keys INCLUDING ALL); INSERT INTO copy TABLE api_keys; \
+     DROP TABLE api_keys; ALTER TABLE copy RENAME TO api_keys",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_whose_triggers_report_nothing_counts_as_lost() {
+    for fault in SILENT {
+        let scene = Scene::new().await;
+        let issued = scene.issue().await;
+        scene.eventually(&issued, "accepted").await;
+        scene.run(fault).await;
+        scene.manager.revoke(&issued.record.id, None).await.unwrap();
+        scene.eventually(&issued, "revoked").await;
+        scene.follower.lost().await;
+        scene.mend().await;
+        scene.follower.connected().await;
+        assert_eq!(scene.verify(&issued).await, "revoked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_while_the_triggers_were_off_for_a_moment_is_seen() {
+    let scene = Scene::new().await;
+    let issued = scene.issue().await;
+    scene.eventually(&issued, "accepted").await;
+    // Between two signs of life, and as it was before.
+    let id = &issued.record.id;
+    let enable: String = ["key_written", "key_changed", "keys_truncated"]
+        .map(|name| format!("ALTER TABLE api_keys ENABLE ALWAYS TRIGGER lexikon_auth_{name};"))
+        .concat();
+    scene
+        .run(&format!(
+            "BEGIN; ALTER TABLE api_keys DISABLE TRIGGER USER; \
+             UPDATE api_keys SET is_active = false WHERE id = '{id}'; {enable} COMMIT"
+        ))
+        .await;
+    scene.eventually(&issued, "revoked").await;
+    scene.follower.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_role_changes_is_reported() {
+    let scene = Scene::new().await;
+    let issued = scene.issue().await;
+    scene.eventually(&issued, "accepted").await;
+    let mut writer = scene.pool.acquire().await.unwrap();
+    let write = "SET session_replication_role = replica; UPDATE api_keys SET is_active = false";
+    sqlx::raw_sql(write).execute(&mut *writer).await.unwrap();
+    scene.eventually(&issued, "revoked").await;
+    assert!(scene.follower.is_connected(), "it was reported, and not merely noticed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_logical_replication_applies_is_reported() {
+    let scene = Scene::new().await;
+    let issued = scene.issue().await;
+    scene.eventually(&issued, "accepted").await;
+    // The same tables in another database, where the keys are changed.
+    let origin = server::database().await;
+    let _ = PostgresStore::connect(origin.clone()).await.unwrap();
+    let pool = PgPool::connect_with(origin.clone()).await.unwrap();
+    let rows: Vec<String> = sqlx::query_scalar(
+        "SELECT format('INSERT INTO users VALUES (%L, %L)', id, is_active) FROM users UNION ALL \
+         SELECT format('INSERT INTO api_keys (id, user_id, key_hash, name, scopes, is_active) \
+         VALUES (%L, %L, %L, %L, %L, %L)', id, user_id, key_hash, name, scopes, is_active) \
+         FROM api_keys",
+    )
+    .fetch_all(&scene.pool)
+    .await
+    .unwrap();
+    for row in rows {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(row)).execute(&pool).await.unwrap();
+    }
+    let publish = "CREATE PUBLICATION keys FOR TABLE api_keys";
+    sqlx::raw_sql(publish).execute(&pool).await.unwrap();
+    let slot = format!("slot_{}", origin.get_database().unwrap());
+    let make = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+    sqlx::query(make).bind(&slot).execute(&pool).await.unwrap();
+    scene
+        .run(&format!(
+            "CREATE SUBSCRIPTION keys_of_{slot} CONNECTION 'host={} port={} user={} dbname={}' \
+             PUBLICATION keys WITH (create_slot = false, slot_name = {slot}, copy_data = false)",
+            origin.get_host(),
+            origin.get_port(),
+            origin.get_username(),
+            origin.get_database().unwrap()
+        ))
+        .await;
+    sqlx::raw_sql("UPDATE api_keys SET is_active = false").execute(&pool).await.unwrap();
+    scene.eventually(&issued, "revoked").await;
+    assert!(scene.follower.is_connected(), "it was reported, and not merely noticed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,6 +263,8 @@ async fn a_feed_without_triggers_says_what_to_do() {
         "ALTER TABLE users DISABLE TRIGGER lexikon_auth_owner_changed",
         // It fires in sessions that apply what another server replicates, and in no other.
         "ALTER TABLE users ENABLE REPLICA TRIGGER lexikon_auth_owner_changed",
+        // It does not fire in those, and DISABLE and ENABLE leave it like this.
+        "ALTER TABLE users ENABLE TRIGGER USER",
     ];
     for fault in faults {
         scene.run(fault).await;
@@ -209,7 +318,9 @@ async fn functions_of_another_version_are_replaced() {
         );
         scene.run(&old).await;
         let database = PostgresStore::connect(scene.options.clone()).await.unwrap();
-        database.changes().subscribe().await.map(drop).expect("it reports as well");
+        let error =
+            database.changes().subscribe().await.err().expect("what it reports is not known");
+        assert!(matches!(error, StoreError::Schema(_)), "{error}");
         database.extend_schema().await.unwrap();
         assert_eq!(body(function).await, current);
     }

@@ -1,6 +1,8 @@
 //! Every store passes the suite, bare and erased.
 #![cfg(feature = "conformance")]
 
+use std::sync::Arc;
+
 #[cfg(feature = "postgres")]
 #[path = "common/postgres.rs"]
 mod server;
@@ -13,8 +15,11 @@ mod redis_server;
 use lexikon_auth::CachedStore;
 #[cfg(any(feature = "cache", feature = "redis"))]
 use lexikon_auth::Change;
+use lexikon_auth::store::FeedEvent;
 use lexikon_auth::store::conformance::{self, Subject};
-use lexikon_auth::{DynKeyStore, MemoryStore, OwnerId};
+use lexikon_auth::{
+    Candidates, DynKeyStore, KeyLookup, KeyRecord, MemoryStore, OwnerId, StoreError,
+};
 #[cfg(feature = "redis")]
 use lexikon_auth::{RedisOptions, RedisStore, SecretRing, ServerSecret};
 
@@ -152,6 +157,52 @@ async fn run_cached<T: Subject>(subject: impl Fn() -> T) {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_cached() {
     run_cached(|| Memory).await;
+}
+
+/// A wrapper that passes events on where it is told to.
+struct Wrapper<S> {
+    inner: S,
+    passes_on: bool,
+}
+
+impl<S: KeyLookup> KeyLookup for Wrapper<S> {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        self.inner.find(candidates).await
+    }
+
+    async fn on_feed_event(&self, event: &FeedEvent) {
+        if self.passes_on {
+            self.inner.on_feed_event(event).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrapper_that_passes_events_on() {
+    conformance::run_wrapper(async |inner| Wrapper { inner, passes_on: true }).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "every event is passed on")]
+async fn a_wrapper_that_swallows_events() {
+    conformance::run_wrapper(async |inner| Wrapper { inner, passes_on: false }).await;
+}
+
+#[cfg(feature = "cache")]
+#[tokio::test]
+async fn the_cache_as_a_wrapper() {
+    conformance::run_wrapper(async |inner| CachedStore::new(inner)).await;
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn the_tier_as_a_wrapper() {
+    let secret = ServerSecret::new(&ServerSecret::generate().unwrap()).unwrap();
+    // Nobody listens there.
+    let client = redis_server::client(1);
+    let (ring, options) = (SecretRing::new(secret), RedisOptions::default());
+    conformance::run_wrapper(async |inner| RedisStore::new(inner, client, &ring, options).await)
+        .await;
 }
 
 #[cfg(feature = "sqlite")]

@@ -2,7 +2,8 @@
 //! [`KeyLookup`] and [`KeyStore`].
 //!
 //! Say how to make an empty store by implementing [`Subject`], and call [`run`] from a test on a
-//! multi-threaded Tokio runtime. A broken promise is a panic that names it.
+//! multi-threaded Tokio runtime. A broken promise is a panic that names it. For a store that wraps another,
+//! call [`run_wrapper`] too.
 //!
 //! ```
 //! use lexikon_auth::store::conformance::{self, Subject};
@@ -34,11 +35,13 @@
 mod concurrency;
 mod lookup;
 mod management;
+mod wrapper;
 
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+pub use self::wrapper::{Beneath, run_wrapper};
 use super::{KeyLookup, KeyStore, Page};
 use crate::hash::Candidates;
 use crate::key::PresentedKey;
