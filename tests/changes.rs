@@ -142,7 +142,7 @@ async fn a_lost_channel_is_noticed_and_found_again() {
     let issued = scene.issue().await;
     scene.eventually(&issued, "accepted").await;
     let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%') \
+                     WHERE (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%' OR query LIKE '%pg_trigger%') \
                      AND datname = current_database() AND pid <> pg_backend_pid()";
     scene.run(terminate).await;
     scene.follower.lost().await;
