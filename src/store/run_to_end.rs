@@ -69,7 +69,7 @@ impl Outcome for u64 {
 pub(super) struct RunToEnd<T: Send + 'static> {
     /// `None` while it is being polled, and once it is done.
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    /// Once it has begun.
+    /// From the first poll on: what never began is dropped as it is.
     runtime: Option<Handle>,
 }
 
@@ -77,6 +77,9 @@ impl<T: Send + 'static> Future for RunToEnd<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        if self.runtime.is_none() {
+            self.runtime = Handle::try_current().ok();
+        }
         let mut work =
             self.work.take().expect("it is polled by one caller, who stops when it is done");
         let answer = work.as_mut().poll(context);
