@@ -40,22 +40,27 @@ use crate::secret::{SecretRing, ServerSecret};
 ///   that was there before, for as long as its life lasts.
 /// - Every change is remembered with the time of the Redis server, before and after it is made, and an
 ///   entry counts only if the read that filled it began after the latest change of its key and owner. A
-///   slow read brings nothing back.
+///   slow read brings nothing back. The marks of changes never expire; there are 65,537 names for them.
+/// - An entry counts only in the generation that it was read in. Another one begins when everything is to
+///   be forgotten, when the name of the generation is missing, as after `FLUSHALL`, and when the server's
+///   clock was set back: an entry, or a mark, from the future would outweigh changes of the present.
 /// - An entry counts in the run of the server alone that it was written in: one that crashed, or a
 ///   replica in its place, may have lost changes.
+/// - A write that has begun runs to its end, also where its caller gives up, and is remembered then.
 /// - Redis that is down, slow or out of memory never fails a verification. After the first fault it is
-///   bypassed, and tried again every second in the background. A change that it could not be told makes
-///   it forget everything first.
+///   bypassed, and tried again in the background after 1 to 8 seconds. Changes that it could not be told
+///   of, it is told of first.
+/// - The server is examined when it is connected and every second: it has to be a master that can be
+///   written to, the same one as before, and may not evict what never expires. Its memory policy should
+///   be `volatile-ttl` or `noeviction`; under `allkeys-*`, or where `INFO` is not allowed, it is bypassed,
+///   and the log says why. An examination is good for 3 seconds.
 /// - Unknown keys are not stored: garbage does not reach Redis.
 ///
 /// What remains: an instance that dies, or loses Redis, right after a write and before it could remember
-/// it leaves what others read during that write good for up to a second, or for the life of the entry
-/// where it never comes back and no follower reports the change. A clock of the server that is set back
-/// makes changes look older than entries for as long; a proxy that changes the server behind an open
-/// connection hides that it is another.
-///
-/// The memory policy of the server should be `noeviction` or `volatile-ttl`: entries have shorter lives
-/// than the times of changes, and so go first.
+/// it leaves what others read during that write good for the life of the entry, where it never comes
+/// back and no follower reports the change. The same holds for a write that the network delivers to the
+/// database after its connection was given up. A proxy that changes the server behind an open connection
+/// hides that it is another for up to 3 seconds.
 pub struct RedisStore<S> {
     store: Arc<S>,
     tier: Arc<Tier>,
