@@ -1,9 +1,12 @@
 //! The tables: recognised where they are, created in an empty database, extended on request.
 
+use std::time::{Duration, Instant};
+
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnection;
+use tokio::time::sleep;
 
-use super::unavailable;
+use super::{PATIENCE, unavailable};
 use crate::error::StoreError;
 use crate::store::sql::{CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS};
 use crate::store::sql::{Schema, Tables};
@@ -40,6 +43,9 @@ const CREATE: [&str; 4] = [
     "CREATE INDEX ix_api_keys_user_id ON api_keys (user_id, created_at)",
 ];
 
+/// How long to wait before another attempt.
+const RETRY: Duration = Duration::from_millis(10);
+
 /// Finds out which schema a database has, and creates one where it has none.
 pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, StoreError> {
     let mut connection = pool.acquire().await.map_err(unavailable)?;
@@ -48,10 +54,15 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
     }
     // Readers and a writer side by side. Only here: the mode of a database that is in use is its
     // owner's choice. Not possible inside a transaction.
-    sqlx::query("PRAGMA journal_mode = WAL")
-        .execute(&mut *connection)
-        .await
-        .map_err(unavailable)?;
+    let given_up = Instant::now() + PATIENCE;
+    loop {
+        let set = sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await;
+        match set.map_err(unavailable) {
+            // Where another process does the same, SQLite does not wait for it.
+            Err(StoreError::Unavailable(_)) if Instant::now() < given_up => sleep(RETRY).await,
+            set => break drop(set?),
+        }
+    }
     drop(connection);
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
     // Another process may have been faster.
