@@ -33,14 +33,24 @@ where
     forget().await;
     match done {
         Err(StoreError::Unsettled(unsettled)) => {
-            let forgotten = tokio::spawn(async move {
+            let forgotten = async move {
                 unsettled.settled().await;
                 forget().await;
-            });
+            };
             // A cache above forgets after this one, or it would read an old entry again.
-            let settled = Unsettled::new(async move {
-                let _ = forgotten.await;
-            });
+            let settled = match Handle::try_current() {
+                Ok(runtime) => {
+                    let forgotten = runtime.spawn(forgotten);
+                    Unsettled::new(async move {
+                        let _ = forgotten.await;
+                    })
+                }
+                // Nobody would go on with it.
+                Err(_) => {
+                    forgotten.await;
+                    Unsettled::new(std::future::ready(()))
+                }
+            };
             Err(StoreError::Unsettled(settled))
         }
         done => done,

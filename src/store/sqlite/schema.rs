@@ -58,9 +58,10 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
     loop {
         let set = sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await;
         match set.map_err(unavailable) {
+            Ok(_) => break,
             // Where another process does the same, SQLite does not wait for it.
             Err(StoreError::Unavailable(_)) if Instant::now() < given_up => sleep(RETRY).await,
-            set => break drop(set?),
+            Err(error) => return Err(error),
         }
     }
     drop(connection);
