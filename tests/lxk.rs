@@ -283,6 +283,7 @@ fn what_is_printed_for_machines_is_what_the_page_says() {
         "cache stats",
         "cache clear --all",
         "schema apply",
+        "schema time-zone",
     ] {
         let arguments: Vec<_> = ["--json"].into_iter().chain(command.split(' ')).collect();
         for object in desk.lxk(&arguments).objects() {
