@@ -134,6 +134,19 @@ pub enum StoreError {
         /// The fingerprints that the database knows, oldest first, separated by commas.
         known: String,
     },
+    /// The database keeps another time zone than this program was given: keys would be accepted past
+    /// their date, or refused before it.
+    #[error(
+        "the time zone {given} was given, and the database keeps {kept}; start without one, or with \
+         {kept}. Where that is wrong, stop all instances and run: lxk schema time-zone {given} --replace \
+         {kept}"
+    )]
+    TimeZoneMismatch {
+        /// The zone that was given.
+        given: String,
+        /// The zone that the database keeps, or that this store was given before.
+        kept: String,
+    },
     /// A row holds something that cannot be read.
     #[error("the row of key {id} holds something unreadable in column {column}; mend the row")]
     InvalidRow {

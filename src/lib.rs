@@ -116,6 +116,8 @@ pub use store::{
 };
 #[cfg(feature = "redis")]
 pub use store::{RedisCounts, RedisOptions, RedisStore};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use store::{TimeZone, TimeZoneError};
 #[cfg(feature = "metrics")]
 pub use telemetry::LATENCY_BUCKETS;
 pub use telemetry::SECURITY_TARGET;

@@ -41,6 +41,8 @@ mod sql;
 mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod table;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod time_zone;
 mod unsettled;
 
 #[cfg(feature = "cache")]
@@ -54,6 +56,8 @@ pub use postgres::{PostgresFeed, PostgresStore};
 pub use redis::{BulkChange, RedisCounts, RedisFeed, RedisOptions, RedisStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use time_zone::{TimeZone, TimeZoneError};
 pub use unsettled::Unsettled;
 
 /// What verification needs of a store: a look-up.

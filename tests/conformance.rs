@@ -223,6 +223,7 @@ mod sqlite {
     struct Service {
         folder: TempDir,
         extended: bool,
+        zone: &'static str,
     }
 
     fn folder() -> TempDir {
@@ -269,6 +270,7 @@ mod sqlite {
             }
             pool.close().await;
             let store = SqliteStore::open(&path).await.unwrap();
+            let store = store.with_time_zone(self.zone.parse().unwrap()).await.unwrap();
             if self.extended { store.extend_schema().await.unwrap() } else { store }
         }
 
@@ -295,9 +297,9 @@ mod sqlite {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn tables_of_the_service() {
-        for extended in [false, true] {
-            conformance::run(&Service { folder: folder(), extended }).await;
-            conformance::run(&Erased::new(Service { folder: folder(), extended })).await;
+        for (extended, zone) in [(false, "UTC"), (true, "UTC"), (true, "America/New_York")] {
+            conformance::run(&Service { folder: folder(), extended, zone }).await;
+            conformance::run(&Erased::new(Service { folder: folder(), extended, zone })).await;
         }
     }
 }
@@ -326,6 +328,7 @@ mod postgres {
     /// The lexikon service's tables as they are, or with the extension.
     struct Service {
         extended: bool,
+        zone: &'static str,
     }
 
     impl Subject for Own {
@@ -361,7 +364,8 @@ mod postgres {
                           UPDATE public.users SET id = 'owner-b' WHERE id = 'user-2'";
             sqlx::raw_sql(owners).execute(&pool).await.unwrap();
             pool.close().await;
-            let store = store(options).await;
+            let store = store(options).await.with_time_zone(self.zone.parse().unwrap());
+            let store = store.await.unwrap();
             if self.extended { store.extend_schema().await.unwrap() } else { store }
         }
 
@@ -388,9 +392,9 @@ mod postgres {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn tables_of_the_service() {
-        for extended in [false, true] {
-            conformance::run(&Service { extended }).await;
-            conformance::run(&Erased::new(Service { extended })).await;
+        for (extended, zone) in [(false, "UTC"), (true, "UTC"), (true, "Europe/Paris")] {
+            conformance::run(&Service { extended, zone }).await;
+            conformance::run(&Erased::new(Service { extended, zone })).await;
         }
     }
 }

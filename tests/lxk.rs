@@ -283,6 +283,7 @@ fn what_is_printed_for_machines_is_what_the_page_says() {
         "cache stats",
         "cache clear --all",
         "schema apply",
+        "schema time-zone",
     ] {
         let arguments: Vec<_> = ["--json"].into_iter().chain(command.split(' ')).collect();
         for object in desk.lxk(&arguments).objects() {
@@ -656,8 +657,8 @@ fn steps_that_need_the_extension_say_so() {
     ] {
         desk.lxk(arguments).fails(1, "lxk schema apply");
     }
-    desk.lxk(&["schema", "show"]).ends_with(0).prints("ADD COLUMN hash_format").prints("6 to run");
-    desk.lxk(&["schema", "apply"]).ends_with(0).prints("6 applied");
+    desk.lxk(&["schema", "show"]).ends_with(0).prints("ADD COLUMN hash_format").prints("7 to run");
+    desk.lxk(&["schema", "apply"]).ends_with(0).prints("7 applied");
     desk.lxk(&["schema", "apply"]).ends_with(0).prints("All is there");
     let issue = || desk.lxk(&["issue", "--owner", "nobody", "--name", "x"]);
     issue().fails(1, "lxk secret rotate add");

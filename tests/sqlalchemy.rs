@@ -20,12 +20,18 @@ fn ring() -> SecretRing {
     SecretRing::new(ServerSecret::new(&SECRET.into()).unwrap())
 }
 
-/// Asks the service's library, one command after the other.
+/// Asks the service's library, one command after the other, where it is UTC.
 fn ask(database: &Path, commands: &[Value]) -> Vec<Value> {
+    ask_in("UTC0", database, commands)
+}
+
+/// The same in another time zone, as POSIX names them: the machine may know no others.
+fn ask_in(zone: &str, database: &Path, commands: &[Value]) -> Vec<Value> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sqlalchemy/service.py");
     // Debian's Python, where the package of Debian goes, whatever else is first on the path.
     let mut service = Command::new("/usr/bin/python3")
         .args([Path::new(script), database])
+        .env("TZ", zone)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -132,4 +138,34 @@ async fn the_store_reads_every_row_that_sqlalchemy_writes() {
     let verify = |key: String| json!({"verify": key, "secret": SECRET});
     let answers = ask(&path, &[verify(key('a')), verify(key('b')), verify(key('c'))]);
     assert_eq!(answers, [json!("user-1"), json!("user-1"), Value::Null]);
+}
+
+#[tokio::test]
+async fn a_service_in_a_time_zone_obeys_what_is_written_and_is_obeyed() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    // Without changes of the clocks: Python's is that of the machine, on whatever day this runs.
+    for (zone, posix) in [("Asia/Kathmandu", "<+0545>-5:45"), ("America/Bogota", "<-05>5")] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lexikon.sqlite");
+        std::fs::write(&path, include_bytes!("data/lexikon.sqlite")).unwrap();
+        let store = SqliteStore::open(&path).await.unwrap();
+        let store = store.with_time_zone(zone.parse().unwrap()).await.unwrap();
+        let manager = KeyManager::new(store.clone(), &ring());
+        let verifier = Verifier::new(store.clone(), ring());
+        let new = || NewKey::new("user-1", "dated").scopes("read");
+        // Closer to now than the zones are to UTC.
+        let now = SystemTime::now();
+        let past = manager.issue(new()).await.unwrap();
+        let ahead = manager.issue(new().expires_at(now + HOUR / 2)).await.unwrap();
+        let update = lexikon_auth::KeyUpdate::default().expires_at(now - HOUR / 2);
+        manager.update(&past.record.id, update).await.unwrap();
+
+        let verify = |issued: &lexikon_auth::IssuedKey| json!({"verify": issued.key.expose_secret(), "secret": SECRET});
+        let answers = ask_in(posix, &path, &[verify(&past), verify(&ahead)]);
+        assert_eq!(answers, [Value::Null, json!("user-1")], "{zone}");
+        let answer = verifier.verify(ahead.key.expose_secret()).await;
+        assert!(answer.is_ok(), "{zone}: {answer:?}");
+        let error = verifier.verify(past.key.expose_secret()).await.unwrap_err();
+        assert_eq!(error.refusal(), Some(&Refusal::Expired(past.record.id)), "{zone}");
+    }
 }

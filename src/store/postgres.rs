@@ -1,14 +1,19 @@
 //! The store in PostgreSQL: the lexikon service's own tables as they are, or the same tables in an
 //! empty schema.
 //!
-//! Times are `timestamp without time zone` in UTC. They are bound and read as such and never taken
-//! from the server's clock, so the time zone of a session does not matter.
+//! Times are `timestamp without time zone`: `expires_at` and `last_used_at` in the
+//! [`TimeZone`](crate::TimeZone) of the service, as it writes them, all others in UTC. They are bound and
+//! read as such and never taken from the server's clock, so the time zone of this store's sessions does
+//! not matter. That of the service's does for `created_at`, which its table fills with `now()`: it is
+//! read as UTC, so where the sessions are not in UTC it is off by their zone. No decision on a key
+//! depends on it.
 
 pub(super) mod connection;
 mod feed;
 mod keys;
 pub(super) mod row;
 pub(super) mod schema;
+mod time_zone;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +30,7 @@ pub use self::feed::PostgresFeed;
 use self::row::Timestamp;
 use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
 use super::sql::{constant, knows, policy, require_secrets};
+use super::time_zone::SharedZone;
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
 use crate::policy::LegacyPolicy;
@@ -59,6 +65,7 @@ pub struct PostgresStore {
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
     record_usage: SqlStr,
+    pub(super) zone: SharedZone,
     calls: Calls,
 }
 
@@ -98,15 +105,19 @@ impl PostgresStore {
         let connections = Connections::new(pool, patience).limit_writes();
         let connections = limited(patience, connections).await?;
         let schema = schema::recognise_or_create(&connections, patience).await?;
-        Ok(Self::on(connections, patience, schema))
+        let store = Self::on(connections, patience, schema, SharedZone::default());
+        store.follow_kept_zone().await?;
+        Ok(store)
     }
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the tables
-    /// `lexikon_auth_secrets`, `lexikon_auth_policies` and `lexikon_auth_deprecations`, and triggers on `api_keys` and `users` that report
+    /// `lexikon_auth_secrets`, `lexikon_auth_policies`, `lexikon_auth_deprecations` and
+    /// `lexikon_auth_settings`, and triggers on `api_keys` and `users` that report
     /// [changes](Self::changes). The functions of triggers that another version of this crate made are
     /// replaced. Make managers and verifiers from this store: a clone made before goes on without the
-    /// columns.
+    /// columns. From then on the database keeps the [time zone](Self::with_time_zone) that the store was
+    /// given.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name
     /// their columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from
@@ -117,9 +128,15 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::Unavailable`] when the lock was not to be had: try again. [`StoreError::ReadOnly`]
     /// when something is missing or of another version, and the role may not change it.
+    /// [`StoreError::TimeZoneMismatch`] when the database has come to keep another time zone.
     pub async fn extend_schema(self) -> Result<Self, StoreError> {
         let schema = schema::extend(&self.connections, self.patience, self.schema).await?;
-        Ok(Self::on(self.connections, self.patience, schema))
+        let store = Self::on(self.connections, self.patience, schema, self.zone);
+        match store.zone.given().cloned() {
+            Some(zone) => store.keep_zone(&zone).await?,
+            None => store.follow_kept_zone().await?,
+        }
+        Ok(store)
     }
 
     /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
@@ -195,7 +212,7 @@ impl PostgresStore {
         self.connections.pool().close().await;
     }
 
-    fn on(connections: Connections, patience: Duration, schema: Schema) -> Self {
+    fn on(connections: Connections, patience: Duration, schema: Schema, zone: SharedZone) -> Self {
         let statements = Statements::new(schema, "-infinity", "k.id COLLATE \"C\"");
         // Not one array: for an array of unknown length the server expects ten elements, finds a plan
         // made for the actual ones cheaper, and plans anew with every statement.
@@ -219,7 +236,7 @@ impl PostgresStore {
              FROM batch b JOIN locked l ON l.id = b.id WHERE k.id = b.id"
         ));
         let (statements, calls) = (Arc::new(statements), Calls::new("postgres"));
-        Self { connections, patience, schema, statements, find, record_usage, calls }
+        Self { connections, patience, schema, statements, find, record_usage, zone, calls }
     }
 
     async fn execute(
@@ -271,8 +288,8 @@ impl PostgresStore {
             .bind(record.scopes.as_str())
             .bind(!record.is_revoked())
             .bind(Timestamp::optional("created_at", record.created_at)?)
-            .bind(Timestamp::optional("expires_at", record.expires_at)?)
-            .bind(Timestamp::optional("last_used_at", record.last_used_at)?);
+            .bind(self.local_optional("expires_at", record.expires_at)?)
+            .bind(self.local_optional("last_used_at", record.last_used_at)?);
         if self.schema.has_details {
             let revocation = record.revocation.as_deref().cloned().unwrap_or_default();
             insert = insert

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::FormatCounts;
+use super::time_zone::TimeZone;
 use crate::error::StoreError;
 use crate::hash::KeyHash;
 use crate::policy::LegacyPolicy;
@@ -39,9 +40,11 @@ pub(super) const CURRENT_SINCE: &str = "current_since";
 pub(super) const POLICIES: &str = "lexikon_auth_policies";
 /// The table of what deprecation replaced.
 pub(super) const DEPRECATIONS: &str = "lexikon_auth_deprecations";
+/// The table of what all instances have to agree on.
+pub(super) const SETTINGS: &str = "lexikon_auth_settings";
 
 /// The extension's own tables.
-pub(super) const CREATE_TABLES: [&str; 3] = [
+pub(super) const CREATE_TABLES: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS lexikon_auth_secrets (\
         fingerprint VARCHAR NOT NULL PRIMARY KEY, \
         added_at TIMESTAMP NOT NULL, \
@@ -57,6 +60,9 @@ pub(super) const CREATE_TABLES: [&str; 3] = [
         expires_at_before TIMESTAMP, \
         expires_at_set TIMESTAMP NOT NULL, \
         deprecated_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS lexikon_auth_settings (\
+        name VARCHAR NOT NULL PRIMARY KEY, \
+        value VARCHAR NOT NULL)",
 ];
 pub(super) const SELECT_SECRETS: &str =
     "SELECT fingerprint FROM lexikon_auth_secrets ORDER BY added_at, fingerprint";
@@ -64,6 +70,12 @@ pub(super) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (finger
      VALUES ($1, $2) ON CONFLICT DO NOTHING";
 pub(super) const SELECT_POLICY: &str =
     "SELECT legacy, accept_until FROM lexikon_auth_policies ORDER BY number DESC LIMIT 1";
+
+pub(super) const SELECT_TIME_ZONE: &str =
+    "SELECT value FROM lexikon_auth_settings WHERE name = 'time_zone'";
+/// The first one stands.
+pub(super) const INSERT_TIME_ZONE: &str = "INSERT INTO lexikon_auth_settings (name, value) \
+     VALUES ('time_zone', $1) ON CONFLICT DO NOTHING";
 
 /// What a database offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +94,14 @@ pub(super) struct Schema {
     pub(super) has_policies: bool,
     /// Whether the table of deprecations is there.
     pub(super) has_deprecations: bool,
+    /// Whether the table of settings is there.
+    pub(super) has_settings: bool,
 }
 
 impl Schema {
     /// Recognises the tables by their columns.
     pub(super) fn recognise(tables: &Tables) -> Result<Self, StoreError> {
-        let Tables { api_keys, users, secrets, policies, deprecations } = tables;
+        let Tables { api_keys, users, secrets, policies, deprecations, settings } = tables;
         require("api_keys", api_keys, &API_KEYS)?;
         require("users", users, &USERS)?;
         let has = |columns: &[String], name: &str| columns.iter().any(|column| column == name);
@@ -99,6 +113,7 @@ impl Schema {
             has_current_since: has(secrets, CURRENT_SINCE),
             has_policies: !policies.is_empty(),
             has_deprecations: !deprecations.is_empty(),
+            has_settings: !settings.is_empty(),
         })
     }
 }
@@ -110,6 +125,7 @@ pub(super) struct Tables {
     pub(super) secrets: Vec<String>,
     pub(super) policies: Vec<String>,
     pub(super) deprecations: Vec<String>,
+    pub(super) settings: Vec<String>,
 }
 
 fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), StoreError> {
@@ -198,7 +214,7 @@ impl Statements {
             // In SQLite, texts of one format compare as their times do, also without a fraction.
             expire: constant(format!(
                 "UPDATE api_keys SET is_active = FALSE{} WHERE is_active AND expires_at <= $1",
-                details(", revoked_at = $1, revoked_reason = 'expired'", "")
+                details(", revoked_at = $2, revoked_reason = 'expired'", "")
             )),
             replace_hash: constant(format!(
                 "UPDATE api_keys SET key_hash = $3{} WHERE id = $1 AND key_hash = $2",
@@ -249,6 +265,16 @@ pub(super) fn policy(
              this program, or set another policy"
         ))),
     }
+}
+
+/// From the answer to [`SELECT_TIME_ZONE`].
+pub(super) fn time_zone(name: &str) -> Result<TimeZone, StoreError> {
+    name.parse().map_err(|_| {
+        StoreError::Schema(format!(
+            "table {SETTINGS} holds the time zone {name:?}, which this version does not know; update \
+             this program, or mend the row"
+        ))
+    })
 }
 
 /// From the answer to [`Statements::count_by_format`]: HMAC-SHA-256, SHA-256, and all.

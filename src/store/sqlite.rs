@@ -1,12 +1,15 @@
 //! The store in SQLite: the lexikon service's own tables as they are, or the same tables in an empty
 //! database.
 //!
-//! Rows that this store writes read back in SQLAlchemy: times as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC,
-//! booleans as 0 and 1, hashes as 64 hex digits.
+//! Rows that this store writes read back in SQLAlchemy: times as `YYYY-MM-DD HH:MM:SS.ffffff`, booleans
+//! as 0 and 1, hashes as 64 hex digits. `expires_at` and `last_used_at` are in the
+//! [`TimeZone`](crate::TimeZone) of the service, as it writes them; all other times are in UTC, as
+//! SQLite's own `CURRENT_TIMESTAMP` is.
 
 mod keys;
 pub(super) mod row;
 pub(super) mod schema;
+mod time_zone;
 pub(super) mod timestamp;
 
 use std::fmt;
@@ -23,6 +26,7 @@ use sqlx::sqlite::{
 use self::timestamp::{from_text, to_text, to_text_optional};
 use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
 use super::sql::{knows, policy, require_secrets};
+use super::time_zone::SharedZone;
 use crate::error::StoreError;
 use crate::hash::{Candidates, HashFormat};
 use crate::policy::LegacyPolicy;
@@ -66,6 +70,7 @@ pub struct SqliteStore {
     pub(super) statements: Arc<Statements>,
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
+    pub(super) zone: SharedZone,
     calls: Calls,
 }
 
@@ -114,23 +119,33 @@ impl SqliteStore {
     /// Those of [`open`](Self::open).
     pub async fn with_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         let schema = schema::recognise_or_create(&pool).await?;
-        Ok(Self::on(pool, schema))
+        let store = Self::on(pool, schema, SharedZone::default());
+        store.follow_kept_zone().await?;
+        Ok(store)
     }
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the tables
-    /// `lexikon_auth_secrets`, `lexikon_auth_policies` and `lexikon_auth_deprecations`. Make managers and verifiers from this store: a clone made before goes on
-    /// without them.
+    /// `lexikon_auth_secrets`, `lexikon_auth_policies`, `lexikon_auth_deprecations` and
+    /// `lexikon_auth_settings`. Make managers and verifiers from this store: a clone made before goes on
+    /// without them. From then on the database keeps the [time zone](Self::with_time_zone) that the store
+    /// was given.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name their
     /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
     /// processes at once.
     ///
     /// # Errors
-    /// [`StoreError::ReadOnly`] or [`StoreError::Unavailable`] when the table cannot be changed.
+    /// [`StoreError::ReadOnly`] or [`StoreError::Unavailable`] when the table cannot be changed;
+    /// [`StoreError::TimeZoneMismatch`] when the database has come to keep another time zone.
     pub async fn extend_schema(self) -> Result<Self, StoreError> {
         let schema = schema::extend(&self.pool, self.schema).await?;
-        Ok(Self::on(self.pool, schema))
+        let store = Self::on(self.pool, schema, self.zone);
+        match store.zone.given().cloned() {
+            Some(zone) => store.keep_zone(&zone).await?,
+            None => store.follow_kept_zone().await?,
+        }
+        Ok(store)
     }
 
     /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
@@ -193,7 +208,7 @@ impl SqliteStore {
         self.pool.close().await;
     }
 
-    fn on(pool: SqlitePool, schema: Schema) -> Self {
+    fn on(pool: SqlitePool, schema: Schema, zone: SharedZone) -> Self {
         let statements = Statements::new(schema, "", "k.id");
         let find = |count| {
             let others: String = (2..=count).map(|number| format!(", ${number}")).collect();
@@ -201,7 +216,7 @@ impl SqliteStore {
         };
         let find = (1..=Candidates::MAX).map(find).collect();
         let calls = Calls::new("sqlite");
-        Self { pool, schema, statements: Arc::new(statements), find, calls }
+        Self { pool, schema, statements: Arc::new(statements), find, zone, calls }
     }
 
     /// Adds the owner where owners are this store's to create.
@@ -234,8 +249,8 @@ impl SqliteStore {
             .bind(record.scopes.as_str())
             .bind(!record.is_revoked())
             .bind(to_text_optional("created_at", record.created_at)?)
-            .bind(to_text_optional("expires_at", record.expires_at)?)
-            .bind(to_text_optional("last_used_at", record.last_used_at)?);
+            .bind(self.local_text_optional("expires_at", record.expires_at)?)
+            .bind(self.local_text_optional("last_used_at", record.last_used_at)?);
         if self.schema.has_details {
             let revocation = record.revocation.as_deref().cloned().unwrap_or_default();
             insert = insert

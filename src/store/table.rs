@@ -8,6 +8,7 @@ mod programme;
 mod secrets;
 mod session;
 mod status;
+mod time_zone;
 mod transfer;
 
 use self::filter::Condition;
@@ -16,6 +17,7 @@ pub use self::policy::StoredPolicy;
 pub use self::secrets::KnownSecret;
 use self::session::{Session, Value};
 pub use self::status::{ClassCounts, LegacyImpact, MigrationStatus};
+pub use self::time_zone::ImpossibleUse;
 pub use self::transfer::Imported;
 use crate::error::StoreError;
 use crate::record::KeyRecord;
@@ -114,16 +116,18 @@ impl KeyTable {
         filter: &KeyFilter,
         mut take: impl FnMut(ListedKey) -> Result<(), E>,
     ) -> Result<(), E> {
-        let schema = self.schema();
-        let condition = Condition::of(filter, schema);
-        let email = if schema.has_email { "u.email" } else { "CAST(NULL AS VARCHAR)" };
+        let condition = self.condition(filter);
+        let email = if self.schema().has_email { "u.email" } else { "CAST(NULL AS VARCHAR)" };
         let order = if filter.by_owner { "k.user_id, k.id" } else { "k.id" };
         let rest = format!("WHERE {} ORDER BY {order}", condition.text);
         let select = self.statements().select_with(email, &rest);
         let mut session = Session::read(&self.database).await?;
         session
             .each(&select, &condition.values, |row| {
-                take(ListedKey { record: row.record()?, email: row.optional_text(13)? })
+                take(ListedKey {
+                    record: row.record(self.time_zone())?,
+                    email: row.optional_text(13)?,
+                })
             })
             .await?;
         Ok(session.rollback().await?)
@@ -134,7 +138,7 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn count(&self, filter: &KeyFilter) -> Result<u64, StoreError> {
-        let condition = Condition::of(filter, self.schema());
+        let condition = self.condition(filter);
         self.count_where(&condition).await
     }
 
@@ -144,6 +148,10 @@ impl KeyTable {
         let count = session.row(&count, &condition.values).await?.count(0)?;
         session.rollback().await?;
         Ok(count)
+    }
+
+    fn condition<'a>(&self, filter: &'a KeyFilter) -> Condition<'a> {
+        Condition::of(filter, self.schema(), self.time_zone())
     }
 
     fn schema(&self) -> Schema {

@@ -54,7 +54,7 @@ def verify(session, key, secret):
         row = session.query(ApiKey).filter(ApiKey.key_hash == key_hash).first()
         if row is None or not row.is_active:
             continue
-        if row.expires_at is not None and row.expires_at < datetime.datetime.utcnow():
+        if row.expires_at is not None and row.expires_at < datetime.datetime.now():
             continue
         owner = session.get(User, row.user_id)
         return owner.id if owner is not None and owner.is_active else None

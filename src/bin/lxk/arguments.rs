@@ -14,6 +14,8 @@ Environment:
   DATABASE_URL             sqlite:///path/to/keys.db or postgres://user:password@host/database
   API_KEY_SECRET           the server secret, or API_KEY_SECRET_FILE, a file that holds it
   API_KEY_SECRET_PREVIOUS  the secret before it, or API_KEY_SECRET_PREVIOUS_FILE
+  LEXIKON_TIME_ZONE        the zone that the service ran in, such as Europe/Paris, where the database
+                           keeps none; UTC unless set
   REDIS_URL                redis://host:port/number, where instances share a cache there
   REDIS_PREFIX             what its names begin with, lexikon: unless set
   NO_COLOR                 no colours, when set

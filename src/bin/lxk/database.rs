@@ -7,7 +7,7 @@ use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::table::{KeyFilter, KeyTable};
 use lexikon_auth::{
     Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
-    ServerSecret, SqliteStore,
+    ServerSecret, SqliteStore, TimeZone,
 };
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
@@ -52,6 +52,7 @@ impl Database {
     /// Opens the database to change it, with the caches that have to be told.
     pub async fn open_to_change(url: Option<&str>) -> Result<Self, Failure> {
         let table = connect(url, false).await?;
+        require_kept_zone(&table).await?;
         let redis = match variable("REDIS_URL") {
             Some(url) => Some(redis(&url, &table).await?),
             None => None,
@@ -106,6 +107,12 @@ pub fn ring() -> Result<SecretRing, Failure> {
     Ok(SecretRing::from_env()?)
 }
 
+/// Whether the URL is that of a database in SQLite.
+pub fn is_sqlite(url: Option<&str>) -> bool {
+    let from_environment = variable("DATABASE_URL");
+    url.or(from_environment.as_deref()).is_some_and(|url| url.starts_with("sqlite:"))
+}
+
 /// Connects. The URL is not told in errors: it may hold a password.
 async fn connect(url: Option<&str>, may_create: bool) -> Result<KeyTable, Failure> {
     let from_environment = variable("DATABASE_URL");
@@ -134,7 +141,7 @@ async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure
     let tables: Result<i64, _> = sqlx::query_scalar(tables).fetch_one(&pool).await;
     match tables {
         Ok(0) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
-        Ok(_) => Ok(SqliteStore::with_pool(pool).await?.into()),
+        Ok(_) => in_time_zone(SqliteStore::with_pool(pool).await?),
         Err(error) => Err(Failure::Unavailable(format!("{name} cannot be read: {error}"))),
     }
 }
@@ -159,10 +166,34 @@ async fn connect_postgres(url: &str, may_create: bool) -> Result<KeyTable, Failu
     match is_there {
         Ok(false) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
         Ok(_) => {
-            Ok(PostgresStore::with_pool(pool.connect_lazy_with(options), PATIENCE).await?.into())
+            in_time_zone(PostgresStore::with_pool(pool.connect_lazy_with(options), PATIENCE).await?)
         }
         Err(error) => Err(Failure::Unavailable(format!("{host}:{port} does not answer: {error}"))),
     }
+}
+
+/// Uses the zone of the environment, if it names one.
+fn in_time_zone(table: impl Into<KeyTable>) -> Result<KeyTable, Failure> {
+    let table = table.into();
+    match variable("LEXIKON_TIME_ZONE") {
+        Some(name) => Ok(table.with_time_zone(&name.parse()?)?),
+        None => Ok(table),
+    }
+}
+
+/// Refuses to write in a zone that nobody else learns of, where the database could keep it.
+async fn require_kept_zone(table: &KeyTable) -> Result<(), Failure> {
+    let zone = table.time_zone();
+    if *zone == TimeZone::UTC
+        || !table.can_keep_time_zone()
+        || table.kept_time_zone().await?.is_some()
+    {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "LEXIKON_TIME_ZONE says {zone}, and the database keeps no time zone yet, so instances go by \
+         others; run: lxk schema time-zone {zone}"
+    )))
 }
 
 fn bad_url(form: &str) -> Failure {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use lexikon_auth::{EntropyError, ManageError, SecretError, StoreError};
+use lexikon_auth::{EntropyError, ManageError, SecretError, StoreError, TimeZoneError};
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ impl From<StoreError> for Failure {
             | StoreError::UnknownOwner(_)
             | StoreError::NotInForce(_)
             | StoreError::Changed(_)
+            | StoreError::TimeZoneMismatch { .. }
             | StoreError::InvalidRow { .. }
             | StoreError::Unstorable { .. } => Self::Refused(text),
             // A missing right is said by the database itself.
@@ -77,6 +78,12 @@ impl From<ManageError> for Failure {
 impl From<SecretError> for Failure {
     fn from(error: SecretError) -> Self {
         Self::Usage(error.to_string())
+    }
+}
+
+impl From<TimeZoneError> for Failure {
+    fn from(error: TimeZoneError) -> Self {
+        Self::Usage(format!("LEXIKON_TIME_ZONE: {error}"))
     }
 }
 

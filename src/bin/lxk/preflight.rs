@@ -2,18 +2,22 @@
 
 use std::time::{Duration, SystemTime};
 
-use lexikon_auth::table::KeyFilter;
+use lexikon_auth::table::{ImpossibleUse, KeyFilter, KeyTable};
 use lexikon_auth::{ManageError, SecretRing, StoreError};
 use serde_json::json;
 
 use crate::cache::Stats;
-use crate::database::{Database, variable};
+use crate::database::{Database, is_sqlite, variable};
 use crate::failure::Failure;
 use crate::output::{Mood, Output, counted};
 use crate::secret::lacking;
 
 /// How far clocks may be apart: dates of expiry and cut-off are as exact as this.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+/// How far a zone is off at least, less the time that a last use may wait to be written, and clocks.
+const LEAST_OFFSET: Duration = Duration::from_secs(14 * 60);
+/// By how much an instant that was just noted may be later than it seems.
+const ALLOWANCE: Duration = Duration::from_secs(60);
 /// A date before which no clock that is set can be: 2026-01-01.
 const EPOCH: Duration = Duration::from_secs(1_767_225_600);
 
@@ -64,8 +68,9 @@ pub async fn run(url: Option<&str>, output: &mut Output) -> Result<(), Failure> 
             Err(error) => Bad(error.to_string()),
         },
     )?;
+    let is_sqlite = is_sqlite(url);
     if let Ok(database) = &database {
-        check_database(database, ring.as_ref().ok(), &mut report).await?;
+        check_database(database, ring.as_ref().ok(), is_sqlite, &mut report).await?;
     }
     report.line("redis", check_redis().await)?;
     let failed = report.failed;
@@ -79,6 +84,7 @@ pub async fn run(url: Option<&str>, output: &mut Output) -> Result<(), Failure> 
 async fn check_database(
     database: &Database,
     ring: Option<&SecretRing>,
+    is_sqlite: bool,
     report: &mut Report<'_>,
 ) -> Result<(), Failure> {
     let table = &database.table;
@@ -133,7 +139,13 @@ async fn check_database(
         }
     };
     report.line("match", finding)?;
-    report.line("clock", check_clock(table.latest_time().await))?;
+    let now = SystemTime::now();
+    let latest = table.latest_time().await;
+    // Ahead of this machine's clock and ahead of the database's are two things.
+    let database_now = latest.as_ref().map_or(now, |latest| latest.unwrap_or(now).max(now));
+    let impossible = table.impossible_use(database_now).await;
+    report.line("clock", check_clock(now, &latest, &impossible))?;
+    report.line("zone", check_zone(table, now, impossible, is_sqlite).await)?;
     if let Some(ring) = ring {
         let finding = match table.try_round_trip(ring).await {
             Ok(()) => Good("issued, verified, revoked, rolled back".to_owned()),
@@ -147,18 +159,92 @@ async fn check_database(
     Ok(())
 }
 
-fn check_clock(latest: Result<Option<SystemTime>, StoreError>) -> Finding {
-    let now = SystemTime::now();
+fn check_clock(
+    now: SystemTime,
+    latest: &Result<Option<SystemTime>, StoreError>,
+    impossible: &Result<Option<ImpossibleUse>, StoreError>,
+) -> Finding {
     if now < SystemTime::UNIX_EPOCH + EPOCH {
         return Bad("this machine's clock is not set".to_owned());
     }
-    match latest {
-        Ok(Some(latest)) if latest > now + CLOCK_TOLERANCE => {
+    let is_behind = |lead: &Duration| (CLOCK_TOLERANCE..LEAST_OFFSET).contains(lead);
+    match (latest, impossible) {
+        (Ok(Some(latest)), _) if *latest > now + CLOCK_TOLERANCE => {
             Bad("this machine's clock is behind the database; set both by NTP".to_owned())
         }
-        Ok(_) => Good("not behind the database".to_owned()),
-        Err(error) => Bad(error.to_string()),
+        (Ok(_), Ok(Some(ImpossibleUse::Ahead(lead)))) if is_behind(lead) => Bad(
+            "this machine's clock is behind that of an instance, which has just used a key; set both \
+             by NTP"
+                .to_owned(),
+        ),
+        (Ok(_), _) => Good("not behind the database".to_owned()),
+        (Err(error), _) => Bad(error.to_string()),
     }
+}
+
+/// Whether last uses can have been where they are read: a wrong zone is off by whole quarters of an hour,
+/// less the time since a key was used.
+async fn check_zone(
+    table: &KeyTable,
+    now: SystemTime,
+    impossible: Result<Option<ImpossibleUse>, StoreError>,
+    is_sqlite: bool,
+) -> Finding {
+    let (impossible, kept) = match (impossible, table.kept_time_zone().await) {
+        (Ok(impossible), Ok(kept)) => (impossible, kept),
+        (Err(error), _) | (_, Err(error)) => return Bad(error.to_string()),
+    };
+    let zone = table.time_zone();
+    let remedy = match (&kept, table.can_keep_time_zone()) {
+        (Some(kept), _) => format!("lxk schema time-zone ZONE --replace {kept}"),
+        (None, true) => "lxk schema time-zone ZONE".to_owned(),
+        (None, false) => {
+            "set LEXIKON_TIME_ZONE to it here, and give it to every instance".to_owned()
+        }
+    };
+    let remedy = format!("find out where it ran; {remedy}");
+    let offset = |seconds: i64| {
+        let (sign, seconds) = (if seconds < 0 { '-' } else { '+' }, seconds.abs());
+        format!("UTC{sign}{:02}:{:02}", seconds / 3600, seconds / 60 % 60)
+    };
+    let ahead = i64::from(zone.seconds_ahead(now));
+    match impossible {
+        Some(ImpossibleUse::Ahead(lead)) if lead >= LEAST_OFFSET => Bad(format!(
+            "a key was used {} ahead of the clock: the service ran in a zone at {} or further ahead, \
+             not in {zone}; {remedy}",
+            minutes(lead),
+            offset(ahead + quarters(lead)),
+        )),
+        Some(ImpossibleUse::BeforeCreation(lead)) if lead >= LEAST_OFFSET => {
+            let seen = format!(
+                "a key was used {} before it was made: the service ran in a zone at {} or further \
+                 behind, not in {zone}",
+                minutes(lead),
+                offset(ahead - quarters(lead)),
+            );
+            match is_sqlite {
+                true => Bad(format!("{seen}; {remedy}")),
+                false => Doubtful(format!(
+                    "{seen}, or its sessions in PostgreSQL are not in UTC; {remedy}"
+                )),
+            }
+        }
+        _ => Good(match kept {
+            Some(_) => format!("{zone}, kept by the database"),
+            None => format!("{zone}; the database keeps none"),
+        }),
+    }
+}
+
+/// In seconds, rounded up to quarters of an hour.
+fn quarters(lead: Duration) -> i64 {
+    const QUARTER: u64 = 15 * 60;
+    let seconds = lead.saturating_sub(ALLOWANCE).as_secs().div_ceil(QUARTER) * QUARTER;
+    seconds.cast_signed()
+}
+
+fn minutes(lead: Duration) -> String {
+    format!("{}h {}min", lead.as_secs() / 3600, lead.as_secs() / 60 % 60)
 }
 
 async fn check_redis() -> Finding {

@@ -1,9 +1,10 @@
 //! The additive changes to the schema.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use lexikon_auth::TimeZone;
 use serde_json::json;
 
-use crate::database::Database;
+use crate::database::{Database, variable};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -20,15 +21,43 @@ pub enum Command {
         #[arg(long, conflicts_with = "dry_run")]
         create: bool,
     },
+    TimeZone(ZoneCommand),
+}
+
+/// Show the time zone of dates that do not say theirs, or have the database keep it
+///
+/// The zone that the service ran in: expires_at and last_used_at are its local time.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lxk schema time-zone
+  lxk schema time-zone Europe/Paris
+  lxk schema time-zone America/New_York --replace Europe/Paris")]
+pub struct ZoneCommand {
+    /// Its name in the IANA database
+    zone: Option<TimeZone>,
+    /// The zone that the database keeps, and that is wrong; stop all instances first
+    #[arg(long, value_name = "ZONE", requires = "zone")]
+    replace: Option<TimeZone>,
 }
 
 pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
+    let command = match command {
+        Command::TimeZone(command) => return time_zone(command, url, output).await,
+        command => command,
+    };
     let is_dry = matches!(command, Command::Show | Command::Apply { dry_run: true, .. });
     let database = match command {
         Command::Apply { create: true, .. } => Database::open_or_create(url).await?,
         _ => Database::open(url).await?,
     };
     let missing = database.table.missing_schema().await?;
+    let mut missing: Vec<_> = missing.into_iter().map(str::to_owned).collect();
+    if variable("LEXIKON_TIME_ZONE").is_some() && database.table.kept_time_zone().await?.is_none() {
+        missing.push(format!(
+            "INSERT INTO lexikon_auth_settings (name, value) VALUES ('time_zone', '{}')",
+            database.table.time_zone()
+        ));
+    }
     if !is_dry && !missing.is_empty() {
         // What is printed is what was run.
         database.table.extend_schema().await.map_err(|error| match Failure::from(error) {
@@ -56,4 +85,29 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
         output.object(&json!({"applied": missing.len()}))?;
         output.line(format!("{} applied.", missing.len()))
     }
+}
+
+async fn time_zone(
+    command: ZoneCommand,
+    url: Option<&str>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let table = Database::open(url).await?.table;
+    let before = table.kept_time_zone().await?;
+    match (&command.zone, &command.replace) {
+        (None, _) => {}
+        (Some(zone), None) => table.keep_time_zone(zone).await?,
+        (Some(zone), Some(replaced)) => table.replace_time_zone(replaced, zone).await?,
+    }
+    let kept = table.kept_time_zone().await?;
+    let zone = kept.as_ref().unwrap_or(table.time_zone());
+    output.object(&json!({"time_zone": zone.name(), "kept": kept.is_some()}))?;
+    match &kept {
+        Some(zone) => output.line(format!("{zone}, kept by the database"))?,
+        None => output.line(format!("{zone}; the database keeps none"))?,
+    }
+    if kept == before {
+        return Ok(());
+    }
+    output.line("Start every instance again, and have Redis forget: lxk cache clear --all")
 }

@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use super::PostgresStore;
 use super::connection::unavailable;
-use super::row::{Timestamp, read_record};
+use super::row::Timestamp;
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -24,7 +24,7 @@ impl KeyLookup for PostgresStore {
                 hashes.iter().fold(find, |find, hash| find.bind(hash.to_hex()))
             };
             let rows = self.fetch(find).await?;
-            let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+            let records = rows.iter().map(|row| self.read(row)).collect::<Result<Vec<_>, _>>()?;
             Ok(earliest(hashes, records).map(Arc::new))
         };
         self.calls.measure(Operation::Find, call).await
@@ -49,7 +49,8 @@ impl KeyStore for PostgresStore {
     async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let call = async {
             let query = || sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
-            Ok(self.fetch(query).await?.first().map(read_record).transpose()?.map(Arc::new))
+            let rows = self.fetch(query).await?;
+            Ok(rows.first().map(|row| self.read(row)).transpose()?.map(Arc::new))
         };
         self.calls.measure(Operation::FindById, call).await
     }
@@ -67,7 +68,7 @@ impl KeyStore for PostgresStore {
                 }
             };
             let rows = self.fetch(query).await?;
-            rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
+            rows.iter().map(|row| self.read(row).map(Arc::new)).collect()
         };
         self.calls.measure(Operation::List, call).await
     }
@@ -80,7 +81,7 @@ impl KeyStore for PostgresStore {
                 .bind(update.name.as_deref().map(str::to_owned))
                 .bind(update.scopes.as_ref().map(|scopes| scopes.as_str().to_owned()))
                 .bind(update.expires_at.is_some())
-                .bind(Timestamp::optional("expires_at", expires_at)?);
+                .bind(self.local_optional("expires_at", expires_at)?);
             found(id, self.execute(query).await?)
         };
         self.calls.measure(Operation::Update, call).await
@@ -120,12 +121,12 @@ impl KeyStore for PostgresStore {
                 .await
                 .map_err(unavailable)?;
             let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
-            read_record(&stored)?.check_rotation(&old, now)?;
+            store.read(&stored)?.check_rotation(&old, now)?;
             store.insert_in(&mut transaction, &successor).await?;
             let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
             sqlx::query(store.statements.set_expiry.clone())
                 .bind(old.id.to_string())
-                .bind(Timestamp::new("expires_at", expires_at)?)
+                .bind(store.local("expires_at", expires_at)?)
                 .execute(&mut *transaction)
                 .await
                 .map_err(unavailable)?;
@@ -138,8 +139,12 @@ impl KeyStore for PostgresStore {
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
         let call = async {
-            let now = Timestamp::new("expires_at", now)?;
-            self.execute(sqlx::query(self.statements.expire.clone()).bind(now)).await
+            let reached = Timestamp::new("expires_at", self.time_zone().reached(now))?;
+            let mut query = sqlx::query(self.statements.expire.clone()).bind(reached);
+            if self.schema.has_details {
+                query = query.bind(Timestamp::new("revoked_at", now)?);
+            }
+            self.execute(query).await
         };
         self.calls.measure(Operation::Expire, call).await
     }
@@ -147,7 +152,7 @@ impl KeyStore for PostgresStore {
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         let call = async {
             let ids: Vec<_> = batch.iter().map(|usage| usage.id.to_string()).collect();
-            let times = batch.iter().map(|usage| Timestamp::new("last_used_at", usage.at));
+            let times = batch.iter().map(|usage| self.local("last_used_at", usage.at));
             let times = times.collect::<Result<Vec<_>, _>>()?;
             let formats: Vec<_> = batch.iter().map(|usage| usage.format.as_str()).collect();
             let query = sqlx::query(self.record_usage.clone()).bind(ids).bind(times).bind(formats);

@@ -12,6 +12,7 @@ use crate::error::StoreError;
 use crate::hash::{HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 use crate::scopes::Scopes;
+use crate::store::TimeZone;
 
 /// A `timestamp without time zone`: microseconds since 2000-01-01, as it goes over the wire.
 ///
@@ -79,7 +80,7 @@ impl Decode<'_, Postgres> for Timestamp {
 }
 
 /// Reads a row of a query that [`Statements`](super::Statements) made.
-pub(in crate::store) fn read_record(row: &PgRow) -> Result<KeyRecord, StoreError> {
+pub(in crate::store) fn read_record(row: &PgRow, zone: &TimeZone) -> Result<KeyRecord, StoreError> {
     let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
     let id = KeyId::from(columns.read::<&str>(0, "id")?);
     let owner = OwnerId::from(columns.read::<&str>(1, "user_id")?);
@@ -95,9 +96,10 @@ pub(in crate::store) fn read_record(row: &PgRow) -> Result<KeyRecord, StoreError
         let reason = columns.read::<Option<&str>>(11, "revoked_reason")?.map(Into::into);
         record.revocation = Some(Box::new(Revocation { at, reason }));
     }
+    let from_local = |local| zone.first_instant(local);
     record.created_at = columns.time(7, "created_at")?;
-    record.expires_at = columns.time(8, "expires_at")?;
-    record.last_used_at = columns.time(9, "last_used_at")?;
+    record.expires_at = columns.time(8, "expires_at")?.map(from_local);
+    record.last_used_at = columns.time(9, "last_used_at")?.map(from_local);
     // No decision depends on it: a name that a later version writes is as good as none.
     record.format =
         columns.read::<Option<&str>>(12, "hash_format")?.and_then(HashFormat::from_name);

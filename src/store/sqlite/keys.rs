@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::row::read_record;
-use super::timestamp::{to_text, to_text_optional};
+use super::timestamp::to_text;
 use super::{SqliteStore, unavailable};
 use crate::error::StoreError;
 use crate::hash::Candidates;
@@ -22,7 +21,7 @@ impl KeyLookup for SqliteStore {
                 query = query.bind(hash.to_hex());
             }
             let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
-            let records = rows.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+            let records = rows.iter().map(|row| self.read(row)).collect::<Result<Vec<_>, _>>()?;
             Ok(earliest(hashes, records).map(Arc::new))
         };
         self.calls.measure(Operation::Find, call).await
@@ -46,7 +45,7 @@ impl KeyStore for SqliteStore {
         let call = async {
             let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
             let row = query.fetch_optional(&self.pool).await.map_err(unavailable)?;
-            Ok(row.as_ref().map(read_record).transpose()?.map(Arc::new))
+            Ok(row.as_ref().map(|row| self.read(row)).transpose()?.map(Arc::new))
         };
         self.calls.measure(Operation::FindById, call).await
     }
@@ -62,7 +61,7 @@ impl KeyStore for SqliteStore {
                 None => query,
             };
             let rows = query.fetch_all(&self.pool).await.map_err(unavailable)?;
-            rows.iter().map(|row| read_record(row).map(Arc::new)).collect()
+            rows.iter().map(|row| self.read(row).map(Arc::new)).collect()
         };
         self.calls.measure(Operation::List, call).await
     }
@@ -75,7 +74,7 @@ impl KeyStore for SqliteStore {
                 .bind(update.name.as_deref())
                 .bind(update.scopes.as_ref().map(|scopes| scopes.as_str()))
                 .bind(update.expires_at.is_some())
-                .bind(to_text_optional("expires_at", expires_at)?)
+                .bind(self.local_text_optional("expires_at", expires_at)?)
                 .execute(&self.pool)
                 .await
                 .map_err(unavailable)?;
@@ -117,12 +116,12 @@ impl KeyStore for SqliteStore {
                 .await
                 .map_err(unavailable)?;
             let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
-            read_record(&stored)?.check_rotation(old, now)?;
+            self.read(&stored)?.check_rotation(old, now)?;
             self.insert_in(&mut transaction, successor).await?;
             let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
             sqlx::query(self.statements.set_expiry.clone())
                 .bind(old.id.to_string())
-                .bind(to_text("expires_at", expires_at)?)
+                .bind(self.local_text("expires_at", expires_at)?)
                 .execute(&mut *transaction)
                 .await
                 .map_err(unavailable)?;
@@ -133,8 +132,11 @@ impl KeyStore for SqliteStore {
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
         let call = async {
-            let query =
-                sqlx::query(self.statements.expire.clone()).bind(to_text("expires_at", now)?);
+            let reached = to_text("expires_at", self.time_zone().reached(now))?;
+            let mut query = sqlx::query(self.statements.expire.clone()).bind(reached);
+            if self.schema.has_details {
+                query = query.bind(to_text("revoked_at", now)?);
+            }
             Ok(query.execute(&self.pool).await.map_err(unavailable)?.rows_affected())
         };
         self.calls.measure(Operation::Expire, call).await
@@ -155,8 +157,8 @@ impl KeyStore for SqliteStore {
             let mut transaction =
                 self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
             for Usage { id, at, format } in batch {
-                let mut query =
-                    sqlx::query(update).bind(id.to_string()).bind(to_text("last_used_at", *at)?);
+                let at = self.local_text("last_used_at", *at)?;
+                let mut query = sqlx::query(update).bind(id.to_string()).bind(at);
                 if self.schema.has_details {
                     query = query.bind(format.as_str());
                 }

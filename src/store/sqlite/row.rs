@@ -8,10 +8,15 @@ use crate::error::StoreError;
 use crate::hash::{HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
 use crate::scopes::Scopes;
+use crate::store::TimeZone;
 
 /// Reads a row of a query that [`Statements`](super::Statements) made. SQLite lets any column hold
 /// anything, so each value is checked.
-pub(in crate::store) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
+pub(in crate::store) fn read_record(
+    row: &SqliteRow,
+    zone: &TimeZone,
+) -> Result<KeyRecord, StoreError> {
+    let from_local_text = |text: &str| from_text(text).map(|local| zone.first_instant(local));
     let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
     let id = KeyId::from(columns.read::<&str>(0, "id")?);
     let owner = OwnerId::from(columns.read::<&str>(1, "user_id")?);
@@ -28,8 +33,8 @@ pub(in crate::store) fn read_record(row: &SqliteRow) -> Result<KeyRecord, StoreE
         record.revocation = Some(Box::new(Revocation { at, reason }));
     }
     record.created_at = columns.check(7, "created_at", from_text)?;
-    record.expires_at = columns.check(8, "expires_at", from_text)?;
-    record.last_used_at = columns.trace(9, from_text);
+    record.expires_at = columns.check(8, "expires_at", from_local_text)?;
+    record.last_used_at = columns.trace(9, from_local_text);
     record.format = columns.trace(12, HashFormat::from_name);
     Ok(record)
 }

@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use super::session::Row;
 use super::{Database, KeyTable, Session, Value};
 use crate::error::{ManageError, StoreError, VerifyError};
 use crate::hash::KeyHash;
@@ -14,6 +13,7 @@ use crate::verify::Verifier;
 
 impl KeyTable {
     /// What [`extend_schema`](Self::extend_schema) would run, in this order; nothing where all is there.
+    /// The time zone that it has the database keep is not among it.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
@@ -40,6 +40,7 @@ impl KeyTable {
             && schema.has_current_since
             && schema.has_policies
             && schema.has_deprecations
+            && schema.has_settings
     }
 
     /// Adds what is missing of the extension of the schema; see `extend_schema` of the stores.
@@ -82,17 +83,14 @@ impl KeyTable {
     }
 
     /// What time the database has: that of its server's clock, or in SQLite, which has none, the latest
-    /// time that a key was made or used; `None` where there is none.
+    /// time that a key was made; `None` where there is none.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn latest_time(&self) -> Result<Option<SystemTime>, StoreError> {
         let select = match &self.database {
             #[cfg(feature = "sqlite")]
-            Database::Sqlite(_) => {
-                "SELECT nullif(max(coalesce(max(created_at), ''), coalesce(max(last_used_at), '')), '') \
-                 FROM api_keys"
-            }
+            Database::Sqlite(_) => "SELECT max(created_at) FROM api_keys",
             #[cfg(feature = "postgres")]
             Database::Postgres(_) => "SELECT clock_timestamp() AT TIME ZONE 'UTC'",
         };
@@ -156,6 +154,6 @@ impl KeyTable {
     ) -> Result<Option<KeyRecord>, StoreError> {
         let select = self.statements().select_with("NULL", "WHERE k.key_hash = $1");
         let rows = session.rows(&select, &[Value::Text(&hash.to_hex())]).await?;
-        rows.first().map(Row::record).transpose()
+        rows.first().map(|row| row.record(self.time_zone())).transpose()
     }
 }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::Value;
 use crate::record::OwnerId;
+use crate::store::TimeZone;
 use crate::store::sql::Schema;
 
 /// What is known of the format of a key's hash: both look alike, so a row that nobody has marked does not
@@ -130,7 +131,11 @@ pub(super) struct Condition<'a> {
 }
 
 impl<'a> Condition<'a> {
-    pub(super) fn of(filter: &'a KeyFilter, schema: Schema) -> Self {
+    pub(super) fn of(filter: &'a KeyFilter, schema: Schema, zone: &TimeZone) -> Self {
+        // Whether a date has passed is exact; a last use in an hour that occurs twice may be taken for one
+        // an hour earlier.
+        let reached = |time| Value::Time(zone.reached(time));
+        let local = |time| Value::Time(zone.to_local(time));
         let mut condition = Self { text: "TRUE".to_owned(), values: Vec::new() };
         if let Some(owner) = &filter.owner {
             condition.and("k.user_id = ?", Value::Text(owner.as_str()));
@@ -144,25 +149,24 @@ impl<'a> Condition<'a> {
             .expect("a String takes everything");
         }
         if let Some(now) = filter.in_force {
-            condition.and(IN_FORCE, Value::Time(now));
+            condition.and(IN_FORCE, reached(now));
         }
         if filter.unrevoked {
             condition.text += " AND k.is_active";
         }
         if let Some(now) = filter.usable {
             let usable = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
-            condition.and(usable, Value::Time(now));
+            condition.and(usable, reached(now));
         }
         if let Some(time) = filter.used_since {
-            condition.and("k.last_used_at >= ?", Value::Time(time));
+            condition.and("k.last_used_at >= ?", local(time));
         }
         if let Some(time) = filter.unused_since {
-            let unused = "(k.last_used_at IS NULL OR k.last_used_at < ?) \
-                 AND (k.created_at IS NULL OR k.created_at < ?)";
-            condition.and(unused, Value::Time(time));
+            condition.and("(k.last_used_at IS NULL OR k.last_used_at < ?)", local(time));
+            condition.and("(k.created_at IS NULL OR k.created_at < ?)", Value::Time(time));
         }
         if let Some(time) = filter.expiring_before {
-            condition.and("k.is_active AND k.expires_at < ?", Value::Time(time));
+            condition.and("k.is_active AND k.expires_at < ?", reached(time));
         }
         if let Some(time) = filter.made_before {
             condition.and("k.created_at < ?", Value::Time(time));
@@ -203,7 +207,7 @@ impl<'a> Condition<'a> {
     }
 }
 
-/// Whether a key is in force; `?` is now.
+/// Whether a key is in force; `?` is the local time [reached](TimeZone::reached) now.
 pub(super) const IN_FORCE: &str =
     "k.is_active AND u.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
 

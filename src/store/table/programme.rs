@@ -46,8 +46,10 @@ impl KeyTable {
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<u64, StoreError> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let local_date = Value::Time(self.time_zone().to_local(date));
         let steps = [
             Step {
+                // What is remembered is the text of `expires_at` itself, so that it goes back as it was.
                 statement: format!(
                     "INSERT INTO {DEPRECATIONS} \
                      (key_id, expires_at_before, expires_at_set, deprecated_at) \
@@ -59,14 +61,14 @@ impl KeyTable {
                      expires_at_set = excluded.expires_at_set, \
                      deprecated_at = excluded.deprecated_at"
                 ),
-                values: vec![Value::Time(date), Value::Time(now)],
+                values: vec![local_date, Value::Time(now)],
             },
             Step {
                 statement: "UPDATE api_keys SET expires_at = $1 WHERE id IN ({ids})".to_owned(),
-                values: vec![Value::Time(date)],
+                values: vec![local_date],
             },
         ];
-        let condition = deprecatable(filter, date, self.schema());
+        let condition = self.deprecatable(filter, date);
         self.in_batches(Rows::keys(condition), &steps, progress).await
     }
 
@@ -79,7 +81,7 @@ impl KeyTable {
         filter: &KeyFilter,
         date: SystemTime,
     ) -> Result<u64, StoreError> {
-        self.count_where(&deprecatable(filter, date, self.schema())).await
+        self.count_where(&self.deprecatable(filter, date)).await
     }
 
     /// Gives keys back the expiry that they had before [`deprecate`](Self::deprecate); with
@@ -134,7 +136,10 @@ impl KeyTable {
         let mut session = Session::read(&self.database).await?;
         let rows = session.rows(&select, &[Value::Text(&id.to_string())]).await?;
         session.rollback().await?;
-        rows.first().map(|row| row.time(0)).transpose()
+        let time = |row: &super::session::Row| {
+            Ok(row.time(0)?.map(|local| self.time_zone().first_instant(local)))
+        };
+        rows.first().map(time).transpose()
     }
 
     /// The earliest and the latest date that keys in the table were given by a deprecation and still
@@ -153,7 +158,8 @@ impl KeyTable {
         let mut session = Session::read(&self.database).await?;
         let row = session.row(&select, &[]).await?;
         session.rollback().await?;
-        Ok(row.time(0)?.zip(row.time(1)?))
+        let from_local = |local| self.time_zone().first_instant(local);
+        Ok(row.time(0)?.map(from_local).zip(row.time(1)?.map(from_local)))
     }
 
     /// How many keys are deprecated; with `upgraded_only`, those alone whose hash has been replaced since.
@@ -182,7 +188,7 @@ impl KeyTable {
         reason: &str,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<u64, StoreError> {
-        let condition = Condition::of(filter, self.schema());
+        let condition = self.condition(filter);
         self.revoke_where(condition, at, reason, progress).await
     }
 
@@ -196,7 +202,7 @@ impl KeyTable {
         now: SystemTime,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<u64, StoreError> {
-        self.revoke_where(expired(now), now, "expired", progress).await
+        self.revoke_where(self.expired(now), now, "expired", progress).await
     }
 
     /// How many keys [`expire`](Self::expire) would mark.
@@ -204,7 +210,7 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn count_expired(&self, now: SystemTime) -> Result<u64, StoreError> {
-        let mut condition = expired(now);
+        let mut condition = self.expired(now);
         condition.text += " AND k.is_active";
         self.count_where(&condition).await
     }
@@ -230,21 +236,21 @@ impl KeyTable {
         };
         self.in_batches(Rows::keys(condition), &[step], progress).await
     }
-}
 
-/// The keys past their expiry.
-fn expired(now: SystemTime) -> Condition<'static> {
-    let mut condition = Condition { text: "TRUE".to_owned(), values: Vec::new() };
-    condition.and("k.expires_at <= ?", Value::Time(now));
-    condition
-}
+    /// The keys past their expiry.
+    fn expired(&self, now: SystemTime) -> Condition<'static> {
+        let mut condition = Condition { text: "TRUE".to_owned(), values: Vec::new() };
+        condition.and("k.expires_at <= ?", Value::Time(self.time_zone().reached(now)));
+        condition
+    }
 
-/// The keys that a deprecation changes.
-fn deprecatable(filter: &KeyFilter, date: SystemTime, schema: Schema) -> Condition<'_> {
-    let mut condition = Condition::of(filter, schema);
-    let later = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
-    condition.and(later, Value::Time(date));
-    condition
+    /// The keys that a deprecation changes.
+    fn deprecatable<'a>(&self, filter: &'a KeyFilter, date: SystemTime) -> Condition<'a> {
+        let mut condition = self.condition(filter);
+        let later = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
+        condition.and(later, Value::Time(self.time_zone().to_local(date)));
+        condition
+    }
 }
 
 /// The deprecations that an undoing takes back.

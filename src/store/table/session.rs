@@ -8,6 +8,7 @@ use sqlx::Row as _;
 use super::Database;
 use crate::error::StoreError;
 use crate::record::KeyRecord;
+use crate::store::TimeZone;
 #[cfg(feature = "postgres")]
 use crate::store::postgres::{self, row::Timestamp};
 use crate::store::sql::constant;
@@ -18,6 +19,7 @@ use crate::store::sqlite::{self, timestamp};
 #[derive(Clone, Copy)]
 pub(super) enum Value<'a> {
     Text(&'a str),
+    /// For columns of local times: what [`TimeZone`] makes of a time.
     Time(SystemTime),
     OptionalTime(Option<SystemTime>),
     Count(u64),
@@ -230,12 +232,12 @@ impl Session {
 
 impl Row {
     /// The record, where the query began as [`Statements`](crate::store::sql::Statements) has it.
-    pub(super) fn record(&self) -> Result<KeyRecord, StoreError> {
+    pub(super) fn record(&self, zone: &TimeZone) -> Result<KeyRecord, StoreError> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(row) => sqlite::row::read_record(row),
+            Self::Sqlite(row) => sqlite::row::read_record(row, zone),
             #[cfg(feature = "postgres")]
-            Self::Postgres(row) => postgres::row::read_record(row),
+            Self::Postgres(row) => postgres::row::read_record(row, zone),
         }
     }
 
@@ -252,6 +254,7 @@ impl Row {
         Ok(self.optional_text(index)?.unwrap_or_default())
     }
 
+    /// From columns of local times it takes a [`TimeZone`] to make a time of it.
     pub(super) fn time(&self, index: usize) -> Result<Option<SystemTime>, StoreError> {
         match self {
             #[cfg(feature = "sqlite")]

@@ -80,10 +80,11 @@ impl KeyTable {
         first_deployed: Option<SystemTime>,
         now: SystemTime,
     ) -> Result<MigrationStatus, StoreError> {
+        let zone = self.time_zone();
         let mut condition = Condition { text: String::new(), values: Vec::new() };
-        let in_force = IN_FORCE.replace('?', &condition.bind(Value::Time(now)));
-        let day = condition.bind(Value::Time(now - DAY));
-        let week = condition.bind(Value::Time(now - 7 * DAY));
+        let in_force = IN_FORCE.replace('?', &condition.bind(Value::Time(zone.reached(now))));
+        let day = condition.bind(Value::Time(zone.to_local(now - DAY)));
+        let week = condition.bind(Value::Time(zone.to_local(now - 7 * DAY)));
         let class = match first_deployed {
             Some(date) => {
                 let date = condition.bind(Value::Time(date));
@@ -122,7 +123,7 @@ impl KeyTable {
         classes.sort_by_key(|class| (class.format, class.by_date));
         // Once more, because an owner may have keys that are known in both ways.
         let legacy = KeyFilter::legacy(first_deployed).in_force(now);
-        let condition = Condition::of(&legacy, self.schema());
+        let condition = self.condition(&legacy);
         let owners = format!("SELECT count(DISTINCT k.user_id) {FROM} WHERE {}", condition.text);
         let owners = session.row(&owners, &condition.values).await?.count(0)?;
         session.rollback().await?;
@@ -138,8 +139,8 @@ impl KeyTable {
         Ok(MigrationStatus { classes, impact })
     }
 
-    /// How many legacy keys were used for the last time on which day, as `YYYY-MM-DD` in UTC, in
-    /// ascending order. Days without any are left out.
+    /// How many legacy keys were used for the last time on which day, as `YYYY-MM-DD` in the
+    /// [time zone](Self::time_zone) of the table, in ascending order. Days without any are left out.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
@@ -155,7 +156,7 @@ impl KeyTable {
             Database::Postgres(_) => "to_char(k.last_used_at, 'YYYY-MM-DD')",
         };
         let filter = KeyFilter::legacy(first_deployed).used_since(since);
-        let condition = Condition::of(&filter, self.schema());
+        let condition = self.condition(&filter);
         let select =
             format!("SELECT {day}, count(*) {FROM} WHERE {} GROUP BY 1 ORDER BY 1", condition.text);
         let mut session = Session::read(&self.database).await?;

@@ -36,7 +36,7 @@ impl KeyTable {
                     self.insert(&mut session, record).await?;
                     imported.added += 1;
                 }
-                Some(known) if is_same(known, record) => imported.unchanged += 1,
+                Some(known) if is_same(known, &self.as_kept(record)) => imported.unchanged += 1,
                 Some(_) => imported.conflicts.push(record.id.clone()),
             }
         }
@@ -71,7 +71,7 @@ impl KeyTable {
             format!("WHERE k.id IN ({}) OR k.key_hash IN ({})", ids.join(", "), hashes.join(", "));
         let select = self.statements().select_with("NULL", &condition);
         for row in session.rows(&select, &values).await? {
-            let record = row.record()?;
+            let record = row.record(self.time_zone())?;
             present.insert(record.hash.to_hex(), record.clone());
             present.insert(record.id.to_string(), record);
         }
@@ -98,6 +98,12 @@ impl KeyTable {
             #[cfg(all(feature = "sqlite", feature = "postgres"))]
             _ => unreachable!("a session is on the database that it was begun on"),
         }
+    }
+
+    /// The record as it will be read.
+    fn as_kept(&self, record: &KeyRecord) -> KeyRecord {
+        let expires_at = record.expires_at.map(|time| self.time_zone().kept(time));
+        KeyRecord { expires_at, ..record.clone() }
     }
 
     /// Before the store creates an active one.
