@@ -129,7 +129,17 @@ async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure
             "{name} cannot be opened: {error}; check that the path names a database that may be read \
              and written, or make one with: lxk schema apply --create"
         ))
-    })?;
+    };
+    if may_create {
+        // With a mode that keeps others out, which SQLite would not give it.
+        match SqliteStore::open_or_create(options.get_filename()).await {
+            Ok(store) => store.close().await,
+            Err(StoreError::CannotOpen(error)) => return Err(cannot_be_opened(&error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let pool = SqlitePoolOptions::new().acquire_timeout(PATIENCE).connect_with(options).await;
+    let pool = pool.map_err(|error| cannot_be_opened(&error))?;
     let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'api_keys'";
     let tables: Result<i64, _> = sqlx::query_scalar(tables).fetch_one(&pool).await;
     match tables {
