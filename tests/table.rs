@@ -1,5 +1,5 @@
 //! The table of keys as a whole, on SQLite and on PostgreSQL.
-#![cfg(all(feature = "postgres", feature = "sqlite"))]
+#![cfg(all(feature = "cache", feature = "postgres", feature = "sqlite"))]
 
 mod common;
 #[path = "common/postgres.rs"]
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, noon, one_secret, ring, secret};
+use common::{SECRETS, clock_at_noon, noon, one_secret, ring, secret};
 use lexikon_auth::table::{KeyFilter, KeyTable, KnownFormat};
 use lexikon_auth::{
-    DynKeyStore, HashFormat, KeyHash, KeyId, KeyRecord, KeyStore, LegacyPolicy, PolicySource,
-    PostgresStore, SqliteStore, StoreError, Verifier,
+    CachedStore, DynKeyStore, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore,
+    LegacyPolicy, PolicySource, PostgresStore, Rotation, SqliteStore, StoreError, Verifier,
 };
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -118,6 +118,11 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
         };
         assert!(store.replace_hash(&change).await.unwrap());
         assert_eq!(table.count_deprecated(true).await.unwrap(), 1);
+        // Not the one that has another expiry by now.
+        assert_eq!(table.count_deprecated(false).await.unwrap(), 3);
+        assert_eq!(store.expiry_before_deprecation(&rows[1].id).await.unwrap(), Some(Some(late)));
+        assert_eq!(store.expiry_before_deprecation(&rows[0].id).await.unwrap(), Some(None));
+        assert_eq!(store.expiry_before_deprecation(&rows[7].id).await.unwrap(), None);
         assert_eq!(table.undo_deprecation(true, &mut |_| {}).await.unwrap(), 1);
         assert_eq!(expiries(&store, &[0, 1]).await, [None, Some(earlier)]);
 
@@ -127,6 +132,30 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
         assert_eq!(expiries(&store, &[0, 1, 2, 3, 4, 5, 6, 7]).await, restored);
         assert_eq!(table.undo_deprecation(false, &mut |_| {}).await.unwrap(), 0, "twice");
         assert_eq!(table.count_deprecated(false).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_gets_the_expiry_from_before_a_deprecation() {
+    for (table, store, _folder) in tables().await {
+        let mut rows: Vec<_> = (0..3).map(legacy).collect();
+        rows[1].expires_at = Some(noon() + 90 * DAY);
+        rows[2].expires_at = Some(noon() + 2 * DAY); // earlier than the deprecation's
+        add(&store, &rows).await;
+        let date = noon() + 7 * DAY;
+        let filter = KeyFilter::legacy(None);
+        assert_eq!(table.deprecate(&filter, date, noon(), &mut |_| {}).await.unwrap(), 2);
+        // A cache passes the question on.
+        let manager = KeyManager::new(CachedStore::new(store.clone()), &one_secret());
+        let manager = manager.with_clock(clock_at_noon());
+        for row in &rows {
+            let issued = manager.rotate(&row.id, Rotation::with_overlap(DAY)).await.unwrap();
+            assert_eq!(issued.record.expires_at, row.expires_at);
+            assert_eq!(
+                store.find_by_id(&row.id).await.unwrap().unwrap().expires_at,
+                Some(noon() + DAY)
+            );
+        }
     }
 }
 

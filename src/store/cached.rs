@@ -252,6 +252,13 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
         .await
     }
 
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        self.store.expiry_before_deprecation(id).await
+    }
+
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
         self.write([Change::All], |store| async move { store.expire(now).await }).await
     }

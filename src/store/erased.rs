@@ -65,6 +65,10 @@ trait Erased: Send + Sync {
         old_expires_at: SystemTime,
         successor: &'a KeyRecord,
     ) -> Answer<'a, ()>;
+    fn expiry_before_deprecation<'a>(
+        &'a self,
+        id: &'a KeyId,
+    ) -> Answer<'a, Option<Option<SystemTime>>>;
     fn expire<'a>(&'a self, now: SystemTime) -> Answer<'a, u64>;
     fn record_usage<'a>(&'a self, batch: &'a [Usage]) -> Answer<'a, ()>;
     fn replace_hash<'a>(&'a self, change: &'a HashChange) -> Answer<'a, bool>;
@@ -120,6 +124,13 @@ impl<S: KeyStore> Erased for S {
         successor: &'a KeyRecord,
     ) -> Answer<'a, ()> {
         Box::pin(KeyStore::rotate(self, old, now, old_expires_at, successor))
+    }
+
+    fn expiry_before_deprecation<'a>(
+        &'a self,
+        id: &'a KeyId,
+    ) -> Answer<'a, Option<Option<SystemTime>>> {
+        Box::pin(KeyStore::expiry_before_deprecation(self, id))
     }
 
     fn expire<'a>(&'a self, now: SystemTime) -> Answer<'a, u64> {
@@ -187,6 +198,13 @@ impl KeyStore for DynKeyStore {
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
         self.0.rotate(old, now, old_expires_at, successor).await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        self.0.expiry_before_deprecation(id).await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

@@ -65,6 +65,11 @@ pub(super) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (finger
 pub(super) const SELECT_POLICY: &str =
     "SELECT legacy, accept_until FROM lexikon_auth_policies ORDER BY number DESC LIMIT 1";
 
+/// The expiry that a key had before the deprecation that it is under.
+pub(super) const SELECT_EXPIRY_BEFORE: &str = "SELECT d.expires_at_before \
+     FROM lexikon_auth_deprecations d \
+     JOIN api_keys k ON k.id = d.key_id AND k.expires_at = d.expires_at_set WHERE k.id = $1";
+
 /// What a database offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Schema {

@@ -406,13 +406,7 @@ pub async fn rotate(
     let manager = KeyManager::new(database.store.clone(), &ring);
     let old_until = ahead(command.overlap)?;
     let rotation = Rotation::with_overlap(command.overlap);
-    // A deprecation is about the old key: its successor is what the owner was asked for.
-    let rotation = match database.table.expiry_before_deprecation(&id).await? {
-        Some(Some(date)) => rotation.expires_at(date),
-        Some(None) => rotation.never_expires(),
-        None => rotation,
-    };
-    let old = manager.find(&id).await?.ok_or(StoreError::NotFound(id))?;
+    let old = manager.find(&id).await?.ok_or_else(|| not_found(&id))?;
     if command.dry_run {
         if old.is_revoked() || old.is_expired(SystemTime::now()) {
             return Err(StoreError::NotInForce(old.id.clone()).into());

@@ -11,7 +11,7 @@ use super::row::{Timestamp, read_record};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::store::sql::{Statements, counts, earliest, found};
+use crate::store::sql::{SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found};
 use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::telemetry::Operation;
 
@@ -134,6 +134,20 @@ impl KeyStore for PostgresStore {
             Ok(())
         });
         self.calls.measure(Operation::Rotate, call).await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        if !self.schema.has_deprecations {
+            return Ok(None);
+        }
+        let query = || sqlx::query(SELECT_EXPIRY_BEFORE).bind(id.to_string());
+        let rows = self.fetch(query).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (before,): (Option<Timestamp>,) = FromRow::from_row(row).map_err(unavailable)?;
+        Ok(Some(before.map(Timestamp::to_time)))
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

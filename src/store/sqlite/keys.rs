@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::row::read_record;
-use super::timestamp::{to_text, to_text_optional};
+use super::timestamp::{from_text, to_text, to_text_optional};
 use super::{SqliteStore, unavailable};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::store::sql::{Statements, counts, earliest, found};
+use crate::store::sql::{SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found};
 use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
 use crate::telemetry::Operation;
 
@@ -129,6 +129,19 @@ impl KeyStore for SqliteStore {
             transaction.commit().await.map_err(unavailable)
         };
         self.calls.measure(Operation::Rotate, call).await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        if !self.schema.has_deprecations {
+            return Ok(None);
+        }
+        let query = sqlx::query_scalar(SELECT_EXPIRY_BEFORE).bind(id.to_string());
+        let before: Option<Option<String>> =
+            query.fetch_optional(&self.pool).await.map_err(unavailable)?;
+        Ok(before.map(|before| before.as_deref().and_then(from_text)))
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

@@ -6,7 +6,6 @@ use super::batches::{Rows, Step};
 use super::filter::Condition;
 use super::{KeyFilter, KeyTable, Session, Value, require_table};
 use crate::error::StoreError;
-use crate::record::KeyId;
 use crate::store::sql::{DEPRECATIONS, Schema};
 
 impl KeyTable {
@@ -115,28 +114,6 @@ impl KeyTable {
         self.in_batches(rows, &steps, progress).await
     }
 
-    /// The expiry that a key had before it was deprecated; `None` when it is not, or has got another expiry
-    /// since.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot answer.
-    pub async fn expiry_before_deprecation(
-        &self,
-        id: &KeyId,
-    ) -> Result<Option<Option<SystemTime>>, StoreError> {
-        if !self.schema().has_deprecations {
-            return Ok(None);
-        }
-        let select = format!(
-            "SELECT d.expires_at_before FROM {DEPRECATIONS} d JOIN api_keys k \
-             ON k.id = d.key_id AND k.expires_at = d.expires_at_set WHERE k.id = $1"
-        );
-        let mut session = Session::read(&self.database).await?;
-        let rows = session.rows(&select, &[Value::Text(&id.to_string())]).await?;
-        session.rollback().await?;
-        rows.first().map(|row| row.time(0)).transpose()
-    }
-
     /// The earliest and the latest date that keys in the table were given by a deprecation and still
     /// have; `None` when there are none, or all have been revoked.
     ///
@@ -156,14 +133,17 @@ impl KeyTable {
         Ok(row.time(0)?.zip(row.time(1)?))
     }
 
-    /// How many keys are deprecated; with `upgraded_only`, those alone whose hash has been replaced since.
+    /// How many keys [`undo_deprecation`](Self::undo_deprecation) would change.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn count_deprecated(&self, upgraded_only: bool) -> Result<u64, StoreError> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
         let Rows { from, condition, .. } = deprecated(upgraded_only, self.schema());
-        let count = format!("SELECT count(*) {from} WHERE {}", condition.text);
+        let count = format!(
+            "SELECT count(*) {from} WHERE {} AND k.expires_at = d.expires_at_set",
+            condition.text
+        );
         let mut session = Session::read(&self.database).await?;
         let count = session.row(&count, &condition.values).await?.count(0)?;
         session.rollback().await?;
