@@ -36,20 +36,21 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
             let database = Database::open_to_change(url).await?;
             let redis = database.redis().expect("REDIS_URL is set");
             let removed = clear_entries(redis, &clear).await?;
-            output.object(&json!({"removed": removed}))?;
-            output.line(format!("{removed} removed"))
+            output.object(&json!({"removed": removed}));
+            output.line(format!("{removed} removed"));
         }
         Command::Stats => {
             let stats = Stats::read(&redis_url).await?;
-            output.object(&stats.object())?;
-            output.line(format!("server     Redis {}", stats.version))?;
-            output.line(format!("entries    {}", stats.entries))?;
-            output.line(format!("memory     {} bytes of {}", stats.used, stats.limit_text()))?;
-            output.line(format!("policy     {}", stats.policy))?;
-            output.line(format!("evictions  {}", stats.evicted))?;
-            output.line(format!("clients    {}", stats.clients))
+            output.object(&stats.object());
+            output.line(format!("server     Redis {}", stats.version));
+            output.line(format!("entries    {}", stats.entries));
+            output.line(format!("memory     {} bytes of {}", stats.used, stats.limit_text()));
+            output.line(format!("policy     {}", stats.policy));
+            output.line(format!("evictions  {}", stats.evicted));
+            output.line(format!("clients    {}", stats.clients));
         }
     }
+    Ok(())
 }
 
 async fn clear_entries(redis: &RedisStore<DynKeyStore>, clear: &Clear) -> Result<u64, Failure> {

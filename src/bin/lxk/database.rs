@@ -7,7 +7,7 @@ use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::table::{KeyFilter, KeyTable};
 use lexikon_auth::{
     Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
-    ServerSecret, SqliteStore,
+    ServerSecret, SqliteStore, StoreError,
 };
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
@@ -121,10 +121,9 @@ async fn connect(url: Option<&str>, may_create: bool) -> Result<KeyTable, Failur
 
 async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
     let options = SqliteConnectOptions::from_str(url).map_err(|_| bad_url("sqlite:///path"))?;
-    let options = options.busy_timeout(PATIENCE).create_if_missing(may_create);
+    let options = options.busy_timeout(PATIENCE);
     let name = options.get_filename().display().to_string();
-    let pool = SqlitePoolOptions::new().acquire_timeout(PATIENCE).connect_with(options).await;
-    let pool = pool.map_err(|error| {
+    let cannot_be_opened = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
             "{name} cannot be opened: {error}; check that the path names a database that may be read \
              and written, or make one with: lxk schema apply --create"

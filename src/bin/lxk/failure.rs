@@ -15,14 +15,14 @@ pub enum Failure {
     Usage(String),
     /// Something that is needed does not answer. Exit code 3.
     Unavailable(String),
-    /// Whoever read the output does not want more of it. No error.
-    ClosedPipe,
+    /// Whoever read the list does not want more of it. No error.
+    Unread,
 }
 
 impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::ClosedPipe => ExitCode::SUCCESS,
+            Self::Unread => ExitCode::SUCCESS,
             Self::Refused(_) => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
             Self::Unavailable(_) => ExitCode::from(3),
@@ -34,7 +34,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(text) | Self::Usage(text) | Self::Unavailable(text) => f.write_str(text),
-            Self::ClosedPipe => f.write_str("the output was closed"),
+            Self::Unread => f.write_str("nobody reads the list"),
         }
     }
 }
@@ -88,10 +88,7 @@ impl From<EntropyError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::ClosedPipe,
-            _ => Self::Unavailable(error.to_string()),
-        }
+        Self::Unavailable(error.to_string())
     }
 }
 

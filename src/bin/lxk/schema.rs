@@ -43,17 +43,19 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
         let lines = statement.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
         let statement = lines.collect::<Vec<_>>().join("\n");
         let statement = format!("{};", statement.trim_end_matches(';'));
-        output.object(&json!({"statement": statement}))?;
+        output.object(&json!({"statement": statement}));
         for line in statement.lines() {
-            output.line(line)?;
+            output.line(line);
         }
     }
     if missing.is_empty() {
-        output.line("All is there.")
+        output.line("All is there.");
     } else if is_dry {
-        output.line(format!("{} to run", missing.len()))
+        output.line(format!("{} to run", missing.len()));
     } else {
-        output.object(&json!({"applied": missing.len()}))?;
-        output.line(format!("{} applied.", missing.len()))
+        output.line(format!("{} applied.", missing.len()));
     }
+    let counted = if is_dry { "missing" } else { "applied" };
+    output.object(&json!({counted: missing.len()}));
+    Ok(())
 }

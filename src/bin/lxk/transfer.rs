@@ -8,7 +8,7 @@
 //!
 //! A digest is that of all lines with records before it, with their newlines.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Read};
 use std::time::SystemTime;
 
 use clap::Args;
@@ -20,8 +20,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::database::Database;
+use crate::escape::json_line;
 use crate::failure::Failure;
-use crate::output::{Output, Progress, counted, json_time, timestamp};
+use crate::output::{Output, Progress, counted, json_time, say, timestamp};
 
 /// Records between two checkpoints, and in one transaction.
 const BATCH: usize = 1000;
@@ -35,21 +36,21 @@ pub async fn export(url: Option<&str>, output: &mut Output) -> Result<(), Failur
     let mut digest = Sha256::new();
     let mut count = 0;
     let listed = table.each_key(&all, |key| {
-        let line = format!("{}\n", json!({"record": object(&key.record)}));
+        let line = json_line(&json!({"record": object(&key.record)}));
         digest.update(&line);
         count += 1;
-        output.writer().write_all(line.as_bytes())?;
+        output.write(&line);
         if count % BATCH == 0 {
             progress.set(count as u64);
-            writeln!(output.writer(), "{}", json!({"checkpoint": proof(count, &digest)}))?;
+            output.record(&json!({"checkpoint": proof(count, &digest)}));
         }
-        Ok::<_, Failure>(())
+        output.wanted()
     });
     listed.await?;
-    writeln!(output.writer(), "{}", json!({"end": proof(count, &digest)}))?;
-    output.flush()?;
+    output.record(&json!({"end": proof(count, &digest)}));
+    output.flush();
     drop(progress);
-    eprintln!("{} exported", counted(count as u64, "record"));
+    say(format_args!("{} exported", counted(count as u64, "record")));
     Ok(())
 }
 
@@ -131,12 +132,12 @@ pub async fn import(
         "records": count,
         "added": added,
         "unchanged": unchanged,
-    }))?;
+    }));
     let count = counted(count as u64, "record");
     match command.dry_run {
         true => output.line(format!("{count} well-formed, digests right")),
         false => output.line(format!("{count}: {added} added, {unchanged} there already")),
-    }?;
+    }
     database.map_or(Ok(()), |database| database.told())
 }
 
