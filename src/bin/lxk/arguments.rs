@@ -25,7 +25,8 @@ Exit codes:
   0  done, or accepted
   1  refused, or a check failed
   2  the command, its environment or its input is wrong
-  3  the database or another service is unavailable";
+  3  the database or another service is unavailable, or caches could not be told
+  130, 143  interrupted (SIGINT, SIGTERM): what was done stays done";
 
 /// Manages the API keys of a service, and carries the migration from SHA-256 through.
 #[derive(Parser)]

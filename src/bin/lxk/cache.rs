@@ -1,7 +1,7 @@
 //! The cache in Redis.
 
 use clap::{Args, Subcommand};
-use lexikon_auth::{DynKeyStore, RedisStore};
+use lexikon_auth::{DynKeyStore, RedisStore, StoreError};
 use serde_json::json;
 
 use crate::database::{Database, redis_client, redis_options, variable};
@@ -54,11 +54,17 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
 }
 
 async fn clear_entries(redis: &RedisStore<DynKeyStore>, clear: &Clear) -> Result<u64, Failure> {
-    let removed = match &clear.owner {
-        Some(owner) => redis.clear_owner(&owner.as_str().into()).await,
-        None => redis.clear().await,
+    let removed = async {
+        match &clear.owner {
+            Some(owner) => redis.clear_owner(&owner.as_str().into()).await,
+            None => {
+                // Also the marker of a change that was killed.
+                redis.begin_bulk_change().await?.finish().await?;
+                redis.clear().await
+            }
+        }
     };
-    removed.map_err(|error| {
+    removed.await.map_err(|error: StoreError| {
         Failure::Unavailable(format!("{error}; once Redis is back, run this again"))
     })
 }

@@ -1,13 +1,13 @@
 //! What a command works on: the database, the server secret, and Redis where there is one.
 
+use std::cell::Cell;
 use std::str::FromStr;
 use std::time::Duration;
 
-use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::table::{KeyFilter, KeyTable};
 use lexikon_auth::{
-    Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
-    ServerSecret, SqliteStore, StoreError,
+    DynKeyStore, PostgresStore, RedisOptions, RedisStore, SecretRing, ServerSecret, SqliteStore,
+    StoreError,
 };
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
@@ -34,19 +34,21 @@ pub struct Database {
     /// Its store, with the tier in Redis on top where there is one, so that what changes is forgotten.
     pub store: DynKeyStore,
     redis: Option<RedisStore<DynKeyStore>>,
+    /// What Redis was not told of.
+    untold: Cell<Option<String>>,
 }
 
 impl Database {
     /// Opens the database to look at it: what caches say does not count.
     pub async fn open(url: Option<&str>) -> Result<Self, Failure> {
         let table = connect(url, false).await?;
-        Ok(Self { store: table.store(), table, redis: None })
+        Ok(Self { store: table.store(), table, redis: None, untold: Cell::default() })
     }
 
     /// Opens a database, and makes the tables in an empty one.
     pub async fn open_or_create(url: Option<&str>) -> Result<Self, Failure> {
         let table = connect(url, true).await?;
-        Ok(Self { store: table.store(), table, redis: None })
+        Ok(Self { store: table.store(), table, redis: None, untold: Cell::default() })
     }
 
     /// Opens the database to change it, with the caches that have to be told.
@@ -57,20 +59,19 @@ impl Database {
             None => None,
         };
         let store = redis.clone().map_or_else(|| table.store(), DynKeyStore::new);
-        Ok(Self { table, store, redis })
+        Ok(Self { table, store, redis, untold: Cell::default() })
     }
 
-    /// Has the caches in Redis forget everything, where there are any: before many rows change, for those
-    /// that read in between, and after it.
-    pub async fn forget_cached(&self) {
-        let Some(redis) = &self.redis else { return };
-        let all = FeedEventKind::Changed(Change::All);
-        redis.on_feed_event(&FeedEvent::of_database(all)).await;
-        redis.invalidate(Change::All).await;
+    /// Notes that Redis did not learn of a change.
+    pub fn note_untold(&self, problem: String) {
+        self.untold.set(Some(problem));
     }
 
-    /// Fails where Redis did not learn of a change.
-    pub fn told(&self) -> Result<(), Failure> {
+    /// Fails where a cache did not learn of a change.
+    pub async fn told(&self) -> Result<(), Failure> {
+        if let Some(problem) = self.untold.take() {
+            return Err(Failure::Unavailable(problem));
+        }
         match &self.redis {
             Some(redis) if !redis.is_used() => Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned())),
             _ => Ok(()),

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use lexikon_auth::{EntropyError, ManageError, SecretError, StoreError};
 
+use crate::interruption::exit_code;
+
 /// Why a command did not succeed.
 #[derive(Debug)]
 pub enum Failure {
@@ -15,6 +17,8 @@ pub enum Failure {
     Usage(String),
     /// Something that is needed does not answer. Exit code 3.
     Unavailable(String),
+    /// A signal, by its number, asked for an end before all was done. Exit code 128 and that number.
+    Interrupted(u8, String),
     /// Whoever read the list does not want more of it. No error.
     Unread,
 }
@@ -26,6 +30,7 @@ impl Failure {
             Self::Refused(_) => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
             Self::Unavailable(_) => ExitCode::from(3),
+            Self::Interrupted(signal, _) => ExitCode::from(exit_code(*signal)),
         }
     }
 }
@@ -33,7 +38,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(text) | Self::Usage(text) | Self::Unavailable(text) => f.write_str(text),
+            Self::Refused(text)
+            | Self::Usage(text)
+            | Self::Unavailable(text)
+            | Self::Interrupted(_, text) => f.write_str(text),
             Self::Unread => f.write_str("nobody reads the list"),
         }
     }

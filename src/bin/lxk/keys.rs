@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::arguments::{MASKED, ago, ahead, span};
+use crate::bulk::{self, Bulk, RUN_AGAIN};
 use crate::database::{Database, ring};
 use crate::failure::Failure;
-use crate::output::{Output, Progress, columns, counted, date, json_time};
+use crate::interruption::Interruption;
+use crate::output::{Output, columns, counted, date, json_time};
 
 /// Issue a key, and print it: once, here
 #[derive(Args)]
@@ -339,7 +341,12 @@ pub async fn revoke(
     }
     let ids = command.ids.iter().map(|id| key_id(id)).collect::<Result<Vec<_>, _>>()?;
     let mut missing = Vec::new();
+    let interruption = Interruption::listen()?;
     for id in ids {
+        if let Err(Failure::Interrupted(signal, text)) = interruption.check() {
+            let text = format!("{text} before {}: run it again for the rest", shown(&id));
+            return Err(Failure::Interrupted(signal, text));
+        }
         let outcome = match database.store.find_by_id(&id).await? {
             None => {
                 missing.push(shown(&id));
@@ -357,7 +364,7 @@ pub async fn revoke(
         output.line(format!("{id}  {outcome}"));
     }
     if !command.dry_run {
-        database.told()?;
+        database.told().await?;
     }
     match missing.as_slice() {
         [] => Ok(()),
@@ -439,7 +446,7 @@ pub async fn rotate(
         manager.update(&old.id, restored).await?;
         return Err(failure);
     }
-    database.told()
+    database.told().await
 }
 
 /// Mark every key past its expiry as revoked, for readers that look at that alone
@@ -463,13 +470,9 @@ pub async fn expire(
         output.line(format!("{} would be marked", counted(total, "key")));
         return Ok(());
     }
-    database.forget_cached().await;
-    let mut progress = Progress::new(total);
-    let expired = database.table.expire(now, &mut |done| progress.set(done)).await;
-    drop(progress);
-    database.forget_cached().await;
-    let expired = expired?;
+    let change = async |bulk: &mut Bulk| database.table.expire(now, bulk).await;
+    let expired = bulk::change(&database, total, RUN_AGAIN, change).await?;
     output.object(&json!({"expired": expired}));
     output.line(format!("{} marked", counted(expired, "key")));
-    database.told()
+    database.told().await
 }

@@ -3,10 +3,12 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod bulk;
 mod cache;
 mod database;
 mod escape;
 mod failure;
+mod interruption;
 mod keys;
 mod migrate;
 mod output;

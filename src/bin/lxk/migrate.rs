@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
+use lexikon_auth::LegacyPolicy;
 use lexikon_auth::table::{KeyFilter, KeyTable, KnownFormat, ListedKey, StoredPolicy};
-use lexikon_auth::{LegacyPolicy, StoreError};
 use serde_json::{Value, json};
 
 use crate::arguments::{ago, ahead, date as parse_date, past_date, span};
+use crate::bulk::{self, Bulk, RUN_AGAIN};
 use crate::database::{Database, variable};
 use crate::escape::cell;
 use crate::failure::Failure;
 use crate::keys;
-use crate::output::{Mood, Output, Progress, columns, counted, date, json_time, say, waiting};
+use crate::output::{Mood, Output, columns, counted, date, json_time, say, waiting};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -396,18 +397,18 @@ async fn deprecate(
     let total = waiting(table.count_deprecatable(&filter, expires_at)).await?;
     let word = if command.dry_run { "would be set" } else { "set" };
     say_by_date(table, &command.legacy, now).await?;
+    let again = crate::output::timestamp(expires_at).unwrap_or_default();
     if !command.dry_run {
         // Before anything can be interrupted.
-        let date = crate::output::timestamp(expires_at).unwrap_or_default();
-        say(format_args!("note: to go on after an interruption, say --revoke-at {date}"));
+        say(format_args!("note: to go on after an interruption, say --revoke-at {again}"));
     }
     let changed = match command.dry_run {
         true => total,
         false => {
-            let change = async |progress: &mut Progress| {
-                table.deprecate(&filter, expires_at, now, &mut |done| progress.set(done)).await
-            };
-            changing(database, total, change).await?
+            let go_on = format!("say --revoke-at {again}");
+            let change =
+                async |bulk: &mut Bulk| table.deprecate(&filter, expires_at, now, bulk).await;
+            bulk::change(database, total, &go_on, change).await?
         }
     };
     output.object(&json!({
@@ -427,7 +428,7 @@ async fn deprecate(
         output.line(format!("others were given an earlier date before, from {earliest} on"));
     }
     say_passed_over(table, &command.legacy, output).await?;
-    database.told()
+    database.told().await
 }
 
 /// A date that is easily said again, where a minute more does not matter.
@@ -458,32 +459,11 @@ async fn undo(
         output.line(format!("the expiry of {} would be restored", counted(total, "key")));
         return Ok(());
     }
-    let change = async |progress: &mut Progress| {
-        table.undo_deprecation(command.upgraded, &mut |done| progress.set(done)).await
-    };
-    let restored = changing(database, total, change).await?;
+    let change = async |bulk: &mut Bulk| table.undo_deprecation(command.upgraded, bulk).await;
+    let restored = bulk::change(database, total, RUN_AGAIN, change).await?;
     output.object(&json!({"dry_run": false, "restored": restored}));
     output.line(format!("the expiry of {} restored", counted(restored, "key")));
-    database.told()
-}
-
-/// Changes many rows: with a progress bar, and caches that forget before and after.
-async fn changing(
-    database: &Database,
-    total: u64,
-    change: impl AsyncFnOnce(&mut Progress) -> Result<u64, StoreError>,
-) -> Result<u64, Failure> {
-    database.forget_cached().await;
-    let mut progress = Progress::new(total);
-    let changed = change(&mut progress).await;
-    drop(progress);
-    database.forget_cached().await;
-    changed.map_err(|error| match Failure::from(error) {
-        Failure::Unavailable(text) => Failure::Unavailable(format!(
-            "{text}; what was done stays done, run it again for the rest"
-        )),
-        failure => failure,
-    })
+    database.told().await
 }
 
 /// Says how many keys a step passed over because nothing tells their format.
@@ -575,18 +555,17 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
     let revoked = match command.dry_run {
         true => total,
         false => {
-            let change = async |progress: &mut Progress| {
-                let reason = "stored as plain SHA-256";
-                table.revoke_all(&legacy, now, reason, &mut |done| progress.set(done)).await
+            let change = async |bulk: &mut Bulk| {
+                table.revoke_all(&legacy, now, "stored as plain SHA-256", bulk).await
             };
-            changing(database, total, change).await?
+            bulk::change(database, total, RUN_AGAIN, change).await?
         }
     };
     output.object(&json!({"dry_run": command.dry_run, "revoked": revoked}));
     let word = if command.dry_run { "would be revoked" } else { "revoked" };
     output.line(format!("{} {word}", counted(revoked, "legacy key")));
     say_passed_over(table, &command.legacy, output).await?;
-    database.told()
+    database.told().await
 }
 
 /// A time in the words of whoever gave it.

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::batches::{Rows, Step};
+use super::batches::{BatchObserver, Rows, Step};
 use super::filter::Condition;
 use super::{KeyFilter, KeyTable, Session, Value, require_table};
 use crate::error::StoreError;
@@ -31,19 +31,19 @@ impl KeyTable {
     /// let table = KeyTable::from(store);
     /// let (now, week) = (SystemTime::now(), Duration::from_secs(7 * 24 * 3600));
     /// let legacy = KeyFilter::legacy(None);
-    /// let count = table.deprecate(&legacy, now + week, now, &mut |done| println!("{done}")).await?;
-    /// assert_eq!(table.undo_deprecation(false, &mut |_| {}).await?, count);
+    /// let count = table.deprecate(&legacy, now + week, now, &mut ()).await?;
+    /// assert_eq!(table.undo_deprecation(false, &mut ()).await?, count);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// # }
     /// ```
-    pub async fn deprecate(
+    pub async fn deprecate<O: BatchObserver>(
         &self,
         filter: &KeyFilter,
         date: SystemTime,
         now: SystemTime,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
         let steps = [
             Step {
@@ -66,7 +66,7 @@ impl KeyTable {
             },
         ];
         let condition = deprecatable(filter, date, self.schema());
-        self.in_batches(Rows::keys(condition), &steps, progress).await
+        self.in_batches(Rows::keys(condition), &steps, observer).await
     }
 
     /// How many keys [`deprecate`](Self::deprecate) would change.
@@ -89,11 +89,11 @@ impl KeyTable {
     ///
     /// # Errors
     /// Those of [`deprecate`](Self::deprecate).
-    pub async fn undo_deprecation(
+    pub async fn undo_deprecation<O: BatchObserver>(
         &self,
         upgraded_only: bool,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
         let steps = [
             Step {
@@ -111,7 +111,7 @@ impl KeyTable {
             },
         ];
         let rows = deprecated(upgraded_only, self.schema());
-        self.in_batches(rows, &steps, progress).await
+        self.in_batches(rows, &steps, observer).await
     }
 
     /// The earliest and the latest date that keys in the table were given by a deprecation and still
@@ -155,15 +155,15 @@ impl KeyTable {
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot write. What was revoked by then stays revoked.
-    pub async fn revoke_all(
+    pub async fn revoke_all<O: BatchObserver>(
         &self,
         filter: &KeyFilter,
         at: SystemTime,
         reason: &str,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         let condition = Condition::of(filter, self.schema());
-        self.revoke_where(condition, at, reason, progress).await
+        self.revoke_where(condition, at, reason, observer).await
     }
 
     /// Marks every key past its expiry at `now` as revoked, as
@@ -171,12 +171,12 @@ impl KeyTable {
     ///
     /// # Errors
     /// Those of [`revoke_all`](Self::revoke_all).
-    pub async fn expire(
+    pub async fn expire<O: BatchObserver>(
         &self,
         now: SystemTime,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
-        self.revoke_where(expired(now), now, "expired", progress).await
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
+        self.revoke_where(expired(now), now, "expired", observer).await
     }
 
     /// How many keys [`expire`](Self::expire) would mark.
@@ -189,13 +189,13 @@ impl KeyTable {
         self.count_where(&condition).await
     }
 
-    async fn revoke_where(
+    async fn revoke_where<O: BatchObserver>(
         &self,
         mut condition: Condition<'_>,
         at: SystemTime,
         reason: &str,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         condition.text += " AND k.is_active";
         let step = if self.schema().has_details {
             Step {
@@ -208,7 +208,7 @@ impl KeyTable {
             let statement = "UPDATE api_keys SET is_active = FALSE WHERE id IN ({ids})".to_owned();
             Step { statement, values: Vec::new() }
         };
-        self.in_batches(Rows::keys(condition), &[step], progress).await
+        self.in_batches(Rows::keys(condition), &[step], observer).await
     }
 }
 
