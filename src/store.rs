@@ -35,6 +35,7 @@ mod postgres;
 pub(crate) mod redis;
 #[cfg(any(feature = "cache", feature = "redis"))]
 mod run_to_end;
+mod shared_cache;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -52,6 +53,7 @@ pub use memory::MemoryStore;
 pub use postgres::{PostgresFeed, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{BulkChange, RedisCounts, RedisFeed, RedisOptions, RedisStore};
+pub use shared_cache::SharedCache;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 pub use unsettled::Unsettled;
@@ -118,6 +120,23 @@ pub trait KeyLookup: Send + Sync {
     /// - A cache passes the event on first, and then forgets what it concerns before it returns.
     /// - A store that neither wraps another nor keeps entries of its own has nothing to do: `{}`.
     fn on_feed_event(&self, event: &FeedEvent) -> impl Future<Output = ()> + Send;
+
+    /// Notes that instances keep copies of rows in a shared cache, for those who change rows behind
+    /// their back: a cache that is not told would go on with what it has. The cache notes itself, now and
+    /// again for as long as it is used.
+    ///
+    /// A store that wraps another passes it on: `self.inner.register_cache(cache).await`. The default is
+    /// for stores that no other program changes.
+    ///
+    /// # Errors
+    /// Those of a store that cannot write.
+    fn register_cache(
+        &self,
+        cache: &SharedCache,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = cache;
+        async { Ok(()) }
+    }
 }
 
 /// What issuing and managing keys needs of a store.

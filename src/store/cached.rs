@@ -15,7 +15,7 @@ pub use self::counts::CacheCounts;
 use self::flight::Answer;
 use super::run_to_end::{Outcome, run_to_end, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FormatCounts, HashChange, KeyLookup, KeyStore};
-use super::{KeyUpdate, Page, Usage};
+use super::{KeyUpdate, Page, SharedCache, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -172,6 +172,10 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
             FeedEventKind::Changed(change) => self.cache.invalidate(change.clone()),
             FeedEventKind::Lost => self.cache.vouch_from(NEVER),
         }
+    }
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        self.store.register_cache(cache).await
     }
 }
 

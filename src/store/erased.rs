@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page};
+use super::{SharedCache, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -48,6 +49,7 @@ trait Erased: Send + Sync {
         &'a self,
         event: &'a FeedEvent,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+    fn register_cache<'a>(&'a self, cache: &'a SharedCache) -> Answer<'a, ()>;
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()>;
     fn find_by_id<'a>(&'a self, id: &'a KeyId) -> Answer<'a, Option<Arc<KeyRecord>>>;
     fn list<'a>(&'a self, owner: &'a OwnerId, page: &'a Page) -> Answer<'a, Vec<Arc<KeyRecord>>>;
@@ -89,6 +91,10 @@ impl<S: KeyStore> Erased for S {
         event: &'a FeedEvent,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(KeyLookup::on_feed_event(self, event))
+    }
+
+    fn register_cache<'a>(&'a self, cache: &'a SharedCache) -> Answer<'a, ()> {
+        Box::pin(KeyLookup::register_cache(self, cache))
     }
 
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()> {
@@ -161,6 +167,10 @@ impl KeyLookup for DynKeyStore {
 
     async fn on_feed_event(&self, event: &FeedEvent) {
         self.0.on_feed_event(event).await;
+    }
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        self.0.register_cache(cache).await
     }
 }
 

@@ -40,8 +40,11 @@ pub(super) const POLICIES: &str = "lexikon_auth_policies";
 /// The table of what deprecation replaced.
 pub(super) const DEPRECATIONS: &str = "lexikon_auth_deprecations";
 
+/// The table of the shared caches that instances use.
+pub(super) const CACHES: &str = "lexikon_auth_caches";
+
 /// The extension's own tables.
-pub(super) const CREATE_TABLES: [&str; 3] = [
+pub(super) const CREATE_TABLES: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS lexikon_auth_secrets (\
         fingerprint VARCHAR NOT NULL PRIMARY KEY, \
         added_at TIMESTAMP NOT NULL, \
@@ -57,7 +60,15 @@ pub(super) const CREATE_TABLES: [&str; 3] = [
         expires_at_before TIMESTAMP, \
         expires_at_set TIMESTAMP NOT NULL, \
         deprecated_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS lexikon_auth_caches (\
+        prefix VARCHAR NOT NULL, \
+        address VARCHAR NOT NULL, \
+        last_seen_at TIMESTAMP NOT NULL, \
+        PRIMARY KEY (prefix, address))",
 ];
+pub(super) const REGISTER_CACHE: &str = "INSERT INTO lexikon_auth_caches \
+     (prefix, address, last_seen_at) VALUES ($1, $2, $3) \
+     ON CONFLICT (prefix, address) DO UPDATE SET last_seen_at = excluded.last_seen_at";
 pub(super) const SELECT_SECRETS: &str =
     "SELECT fingerprint FROM lexikon_auth_secrets ORDER BY added_at, fingerprint";
 pub(super) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (fingerprint, added_at) \
@@ -87,12 +98,14 @@ pub(super) struct Schema {
     pub(super) has_policies: bool,
     /// Whether the table of deprecations is there.
     pub(super) has_deprecations: bool,
+    /// Whether the table of shared caches is there.
+    pub(super) has_caches: bool,
 }
 
 impl Schema {
     /// Recognises the tables by their columns.
     pub(super) fn recognise(tables: &Tables) -> Result<Self, StoreError> {
-        let Tables { api_keys, users, secrets, policies, deprecations } = tables;
+        let Tables { api_keys, users, secrets, policies, deprecations, caches } = tables;
         require("api_keys", api_keys, &API_KEYS)?;
         require("users", users, &USERS)?;
         let has = |columns: &[String], name: &str| columns.iter().any(|column| column == name);
@@ -104,6 +117,7 @@ impl Schema {
             has_current_since: has(secrets, CURRENT_SINCE),
             has_policies: !policies.is_empty(),
             has_deprecations: !deprecations.is_empty(),
+            has_caches: !caches.is_empty(),
         })
     }
 }
@@ -115,6 +129,7 @@ pub(super) struct Tables {
     pub(super) secrets: Vec<String>,
     pub(super) policies: Vec<String>,
     pub(super) deprecations: Vec<String>,
+    pub(super) caches: Vec<String>,
 }
 
 fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), StoreError> {

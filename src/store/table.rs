@@ -1,6 +1,7 @@
 //! The table of keys as a whole: what an operator asks and changes.
 
 mod batches;
+mod caches;
 mod check;
 mod filter;
 mod policy;

@@ -1,10 +1,11 @@
 //! The cache in Redis.
 
 use clap::{Args, Subcommand};
+use lexikon_auth::store::SharedCache;
 use lexikon_auth::{DynKeyStore, RedisStore, StoreError};
 use serde_json::json;
 
-use crate::database::{Database, redis_client, redis_options, variable};
+use crate::database::{Database, described, own_cache, redis_client, redis_options, variable};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -40,8 +41,10 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
             output.line(format!("{removed} removed"));
         }
         Command::Stats => {
+            let cache = own_cache(&redis_url)?;
             let stats = Stats::read(&redis_url).await?;
-            output.object(&stats.object());
+            output.object(&stats.object(&cache));
+            output.line(format!("tier       {}", described(&cache)));
             output.line(format!("server     Redis {}", stats.version));
             output.line(format!("entries    {}", stats.entries));
             output.line(format!("memory     {} bytes of {}", stats.used, stats.limit_text()));
@@ -131,8 +134,10 @@ impl Stats {
         if self.limit == 0 { "no limit".to_owned() } else { self.limit.to_string() }
     }
 
-    fn object(&self) -> serde_json::Value {
+    fn object(&self, cache: &SharedCache) -> serde_json::Value {
         json!({
+            "prefix": cache.prefix,
+            "address": cache.address,
             "version": self.version,
             "entries": self.entries,
             "used_bytes": self.used,

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::str::FromStr;
 use std::time::Duration;
 
+use lexikon_auth::store::SharedCache;
 use lexikon_auth::table::{KeyFilter, KeyTable};
 use lexikon_auth::{
     DynKeyStore, PostgresStore, RedisOptions, RedisStore, SecretRing, ServerSecret, SqliteStore,
@@ -14,6 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::time::timeout;
 
+use crate::arguments::ago;
 use crate::failure::Failure;
 
 /// How long to wait for a connection or a lock. Nobody's request waits behind it.
@@ -34,6 +36,7 @@ pub struct Database {
     /// Its store, with the tier in Redis on top where there is one, so that what changes is forgotten.
     pub store: DynKeyStore,
     redis: Option<RedisStore<DynKeyStore>>,
+    is_to_change: bool,
     /// What Redis was not told of.
     untold: Cell<Option<String>>,
 }
@@ -42,13 +45,25 @@ impl Database {
     /// Opens the database to look at it: what caches say does not count.
     pub async fn open(url: Option<&str>) -> Result<Self, Failure> {
         let table = connect(url, false).await?;
-        Ok(Self { store: table.store(), table, redis: None, untold: Cell::default() })
+        Ok(Self {
+            store: table.store(),
+            table,
+            redis: None,
+            is_to_change: false,
+            untold: Cell::default(),
+        })
     }
 
     /// Opens a database, and makes the tables in an empty one.
     pub async fn open_or_create(url: Option<&str>) -> Result<Self, Failure> {
         let table = connect(url, true).await?;
-        Ok(Self { store: table.store(), table, redis: None, untold: Cell::default() })
+        Ok(Self {
+            store: table.store(),
+            table,
+            redis: None,
+            is_to_change: false,
+            untold: Cell::default(),
+        })
     }
 
     /// Opens the database to change it, with the caches that have to be told.
@@ -59,7 +74,7 @@ impl Database {
             None => None,
         };
         let store = redis.clone().map_or_else(|| table.store(), DynKeyStore::new);
-        Ok(Self { table, store, redis, untold: Cell::default() })
+        Ok(Self { table, store, redis, is_to_change: true, untold: Cell::default() })
     }
 
     /// Notes that Redis did not learn of a change.
@@ -69,13 +84,39 @@ impl Database {
 
     /// Fails where a cache did not learn of a change.
     pub async fn told(&self) -> Result<(), Failure> {
+        if !self.is_to_change {
+            return Ok(());
+        }
         if let Some(problem) = self.untold.take() {
             return Err(Failure::Unavailable(problem));
         }
-        match &self.redis {
-            Some(redis) if !redis.is_used() => Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned())),
-            _ => Ok(()),
+        if self.redis.as_ref().is_some_and(|redis| !redis.is_used()) {
+            return Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned()));
         }
+        let own = match variable("REDIS_URL") {
+            Some(url) => Some(own_cache(&url)?),
+            None => None,
+        };
+        let mut others = self.shared_caches().await?;
+        others.retain(|cache| Some(cache) != own.as_ref());
+        if others.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<_> = others.iter().map(described).collect();
+        Err(Failure::Unavailable(format!(
+            "the database has changed, but instances also keep copies in Redis where they could not be \
+             told: {}. Until they hear of it from the database's feed, or the copies are too old, they \
+             go on by them. Set REDIS_URL and REDIS_PREFIX as those instances have them, and run: lxk \
+             cache clear --all",
+            others.join(", ")
+        )))
+    }
+
+    /// The caches in Redis that hold copies of rows, as far as instances have noted them: an entry lives
+    /// for a day at most, and an instance that keeps any says so every ten minutes.
+    pub async fn shared_caches(&self) -> Result<Vec<SharedCache>, Failure> {
+        const LONGEST: Duration = Duration::from_secs(26 * 3600);
+        Ok(self.table.shared_caches(ago(LONGEST)).await?)
     }
 
     /// Refuses a secret that the database does not know. One that knows none yet, but holds keys, is not
@@ -95,6 +136,16 @@ impl Database {
     pub fn redis(&self) -> Option<&RedisStore<DynKeyStore>> {
         self.redis.as_ref()
     }
+}
+
+/// The cache that the environment names.
+pub fn own_cache(url: &str) -> Result<SharedCache, Failure> {
+    Ok(redis_options().shared_cache(&redis_client(url)?))
+}
+
+/// A cache in the words of `lxk cache stats`.
+pub fn described(cache: &SharedCache) -> String {
+    format!("prefix {} at {}", cache.prefix, cache.address)
 }
 
 /// A variable of the environment that is set to something.

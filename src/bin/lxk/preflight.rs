@@ -7,7 +7,7 @@ use lexikon_auth::{ManageError, SecretRing, StoreError};
 use serde_json::json;
 
 use crate::cache::Stats;
-use crate::database::{Database, variable};
+use crate::database::{Database, described, own_cache, variable};
 use crate::failure::Failure;
 use crate::output::{Mood, Output, counted};
 use crate::secret::lacking;
@@ -67,7 +67,7 @@ pub async fn run(url: Option<&str>, output: &mut Output) -> Result<(), Failure> 
     if let Ok(database) = &database {
         check_database(database, ring.as_ref().ok(), &mut report).await?;
     }
-    report.line("redis", check_redis().await);
+    report.line("redis", check_redis(database.as_ref().ok()).await);
     let failed = report.failed;
     match failed {
         0 => Ok(()),
@@ -161,10 +161,30 @@ fn check_clock(latest: Result<Option<SystemTime>, StoreError>) -> Finding {
     }
 }
 
-async fn check_redis() -> Finding {
-    let Some(url) = variable("REDIS_URL") else {
-        return Doubtful("not checked: REDIS_URL is not set".to_owned());
+async fn check_redis(database: Option<&Database>) -> Finding {
+    let others = match database {
+        Some(database) => database.shared_caches().await.unwrap_or_default(),
+        None => Vec::new(),
     };
+    let Some(url) = variable("REDIS_URL") else {
+        return match others.first() {
+            None => Doubtful("not checked: REDIS_URL is not set".to_owned()),
+            Some(cache) => Bad(format!(
+                "REDIS_URL is not set, but instances keep copies with {}; set it as they have it",
+                described(cache)
+            )),
+        };
+    };
+    if let (Ok(own), Some(cache)) = (own_cache(&url), others.first())
+        && !others.contains(&own)
+    {
+        return Bad(format!(
+            "instances keep copies with {}, and this is {}; set REDIS_URL and REDIS_PREFIX as they \
+             have them",
+            described(cache),
+            described(&own)
+        ));
+    }
     match Stats::read(&url).await {
         Err(failure) => Bad(failure.to_string()),
         Ok(stats) if stats.limit == 0 => {

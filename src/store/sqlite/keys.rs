@@ -5,12 +5,16 @@ use std::time::SystemTime;
 
 use super::row::read_record;
 use super::timestamp::{from_text, to_text, to_text_optional};
-use super::{SqliteStore, unavailable};
+use super::{SqliteStore, schema, unavailable};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::store::sql::{SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found};
-use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use crate::store::sql::{
+    CACHES, REGISTER_CACHE, SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found,
+};
+use crate::store::{
+    FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, SharedCache, Usage,
+};
 use crate::telemetry::Operation;
 
 impl KeyLookup for SqliteStore {
@@ -29,6 +33,17 @@ impl KeyLookup for SqliteStore {
     }
 
     async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        let now = to_text("last_seen_at", SystemTime::now())?;
+        // Asked for each time, because an operator may add the table while this runs.
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        if schema::columns(&mut connection, CACHES).await?.is_empty() {
+            return Ok(());
+        }
+        let register = sqlx::query(REGISTER_CACHE).bind(&cache.prefix).bind(&cache.address);
+        register.bind(now).execute(&mut *connection).await.map_err(unavailable).map(drop)
+    }
 }
 
 impl KeyStore for SqliteStore {

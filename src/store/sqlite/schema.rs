@@ -8,7 +8,9 @@ use tokio::time::sleep;
 
 use super::{PATIENCE, unavailable};
 use crate::error::StoreError;
-use crate::store::sql::{CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS};
+use crate::store::sql::{
+    CACHES, CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS,
+};
 use crate::store::sql::{Schema, Tables};
 
 /// Adds a column of the extension each. No row is rewritten.
@@ -96,7 +98,8 @@ pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, 
 pub(in crate::store) async fn missing(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<&'static str>, StoreError> {
-    let Tables { api_keys, secrets, policies, deprecations, .. } = tables(connection).await?;
+    let Tables { api_keys, secrets, policies, deprecations, caches, .. } =
+        tables(connection).await?;
     let mut statements = Vec::new();
     for (column, statement) in DETAILS.into_iter().zip(EXTEND) {
         if !api_keys.iter().any(|known| known == column) {
@@ -106,7 +109,7 @@ pub(in crate::store) async fn missing(
     if !secrets.is_empty() && !secrets.iter().any(|known| known == CURRENT_SINCE) {
         statements.push(ADD_CURRENT_SINCE);
     }
-    for (table, statement) in [secrets, policies, deprecations].iter().zip(CREATE_TABLES) {
+    for (table, statement) in [secrets, policies, deprecations, caches].iter().zip(CREATE_TABLES) {
         if table.is_empty() {
             statements.push(statement);
         }
@@ -125,6 +128,7 @@ async fn tables(connection: &mut SqliteConnection) -> Result<Tables, StoreError>
         secrets: columns(connection, SECRETS).await?,
         policies: columns(connection, POLICIES).await?,
         deprecations: columns(connection, DEPRECATIONS).await?,
+        caches: columns(connection, CACHES).await?,
     })
 }
 
