@@ -103,7 +103,8 @@ impl PostgresStore {
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the tables
-    /// `lexikon_auth_secrets`, `lexikon_auth_policies` and `lexikon_auth_deprecations`, and triggers on `api_keys` and `users` that report
+    /// `lexikon_auth_secrets`, `lexikon_auth_policies`, `lexikon_auth_deprecations` and
+    /// `lexikon_auth_caches`, and triggers on `api_keys` and `users` that report
     /// [changes](Self::changes). The functions of triggers that another version of this crate made are
     /// replaced. Make managers and verifiers from this store: a clone made before goes on without the
     /// columns.

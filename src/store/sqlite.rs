@@ -126,7 +126,8 @@ impl SqliteStore {
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the tables
-    /// `lexikon_auth_secrets`, `lexikon_auth_policies` and `lexikon_auth_deprecations`. Make managers and verifiers from this store: a clone made before goes on
+    /// `lexikon_auth_secrets`, `lexikon_auth_policies`, `lexikon_auth_deprecations` and
+    /// `lexikon_auth_caches`. Make managers and verifiers from this store: a clone made before goes on
     /// without them.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name their

@@ -16,7 +16,7 @@ pub enum Command {
         /// Only print them
         #[arg(long)]
         dry_run: bool,
-        /// Make a new database, or the tables in an empty one
+        /// Make a new database, which its owner alone may read, or the tables in an empty one
         #[arg(long, conflicts_with = "dry_run")]
         create: bool,
     },
