@@ -125,8 +125,8 @@ pub trait KeyLookup: Send + Sync {
     /// their back: a cache that is not told would go on with what it has. The cache notes itself, now and
     /// again for as long as it is used.
     ///
-    /// A store that wraps another passes it on: `self.inner.register_cache(cache).await`. The default is
-    /// for stores that no other program changes.
+    /// A store that wraps another passes it on: `self.inner.register_cache(cache).await`. The suite proves
+    /// it: `store::conformance::run_wrapper`. The default is for stores that no other program changes.
     ///
     /// # Errors
     /// Those of a store that cannot write.

@@ -23,11 +23,13 @@ impl SharedCache {
     pub(crate) fn new(prefix: &str, address: &str) -> Self {
         let digest =
             Sha256::new().chain_update("lexikon-auth shared cache\0").chain_update(address);
-        let address = hex::encode(&digest.finalize()[..8]);
-        Self { prefix: prefix.to_owned(), address }
+        let mut start = [0; 8];
+        start.copy_from_slice(&digest.finalize()[..8]);
+        Self { prefix: prefix.to_owned(), address: format!("{:016x}", u64::from_be_bytes(start)) }
     }
 
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    /// The cache that a database or a test names.
+    #[cfg(any(feature = "conformance", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn stored(prefix: String, address: String) -> Self {
         Self { prefix, address }
     }

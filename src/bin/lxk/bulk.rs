@@ -76,14 +76,16 @@ async fn change_until<T>(
             Ok(done)
         }
         (Err(_), Some(error)) => Err(Failure::Unavailable(format!("{NOT_TOLD} ({error})"))),
-        (done, None) => done.map_err(|failure| {
+        (Ok(done), None) => Ok(done),
+        (Err(failure), None) => {
             let rest = |text| format!("{text}; what was done stays done, {go_on} for the rest");
-            match failure {
+            let failure = match failure {
                 Failure::Interrupted(signal, text) => Failure::Interrupted(signal, rest(text)),
                 Failure::Unavailable(text) => Failure::Unavailable(rest(text)),
                 failure => failure,
-            }
-        }),
+            };
+            Err(failure.with(database.told().await))
+        }
     }
 }
 

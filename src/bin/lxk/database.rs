@@ -13,7 +13,7 @@ use lexikon_auth::{
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::arguments::ago;
 use crate::failure::Failure;
@@ -90,8 +90,16 @@ impl Database {
         if let Some(problem) = self.untold.take() {
             return Err(Failure::Unavailable(problem));
         }
-        if self.redis.as_ref().is_some_and(|redis| !redis.is_used()) {
-            return Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned()));
+        if let Some(redis) = &self.redis {
+            // It is looked at each second, unless standard input kept everything waiting.
+            let used = async {
+                while !redis.is_used() {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            };
+            if timeout(REDIS_PATIENCE, used).await.is_err() {
+                return Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned()));
+            }
         }
         let own = match variable("REDIS_URL") {
             Some(url) => Some(own_cache(&url)?),

@@ -24,6 +24,19 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same, where something else went wrong as well.
+    pub fn with(self, other: Result<(), Self>) -> Self {
+        let Err(other) = other else { return self };
+        let both = |text| format!("{text}; {other}");
+        match self {
+            Self::Refused(text) => Self::Refused(both(text)),
+            Self::Usage(text) => Self::Usage(both(text)),
+            Self::Unavailable(text) => Self::Unavailable(both(text)),
+            Self::Interrupted(signal, text) => Self::Interrupted(signal, both(text)),
+            Self::Unread => Self::Unread,
+        }
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Unread => ExitCode::SUCCESS,

@@ -340,36 +340,50 @@ pub async fn revoke(
         ));
     }
     let ids = command.ids.iter().map(|id| key_id(id)).collect::<Result<Vec<_>, _>>()?;
+    let done = revoke_each(&ids, reason, command.dry_run, &database, output).await;
+    let told = if command.dry_run { Ok(()) } else { database.told().await };
+    match done {
+        Ok(missing) if missing.is_empty() => told,
+        Ok(missing) => {
+            told?;
+            Err(no_key(&missing.join(", ")))
+        }
+        Err(failure) => Err(failure.with(told)),
+    }
+}
+
+/// Returns the ids that no key has.
+async fn revoke_each(
+    ids: &[KeyId],
+    reason: Option<&str>,
+    is_dry: bool,
+    database: &Database,
+    output: &mut Output,
+) -> Result<Vec<String>, Failure> {
     let mut missing = Vec::new();
     let interruption = Interruption::listen()?;
     for id in ids {
         if let Err(Failure::Interrupted(signal, text)) = interruption.check() {
-            let text = format!("{text} before {}: run it again for the rest", shown(&id));
+            let text = format!("{text} before {}: run it again for the rest", shown(id));
             return Err(Failure::Interrupted(signal, text));
         }
-        let outcome = match database.store.find_by_id(&id).await? {
+        let outcome = match database.store.find_by_id(id).await? {
             None => {
-                missing.push(shown(&id));
+                missing.push(shown(id));
                 "not found"
             }
             Some(record) if record.is_revoked() => "revoked already",
-            Some(_) if command.dry_run => "would be revoked",
+            Some(_) if is_dry => "would be revoked",
             Some(_) => {
-                database.store.revoke(&id, SystemTime::now(), reason).await?;
+                database.store.revoke(id, SystemTime::now(), reason).await?;
                 "revoked"
             }
         };
-        let id = if outcome == "not found" { shown(&id) } else { id.to_string() };
+        let id = if outcome == "not found" { shown(id) } else { id.to_string() };
         output.object(&json!({"id": id, "outcome": outcome}));
         output.line(format!("{id}  {outcome}"));
     }
-    if !command.dry_run {
-        database.told().await?;
-    }
-    match missing.as_slice() {
-        [] => Ok(()),
-        missing => Err(no_key(&missing.join(", "))),
-    }
+    Ok(missing)
 }
 
 /// An id, which nobody who pastes a key in its place sees again.
@@ -444,7 +458,7 @@ pub async fn rotate(
             None => restored.never_expires(),
         };
         manager.update(&old.id, restored).await?;
-        return Err(failure);
+        return Err(failure.with(database.told().await));
     }
     database.told().await
 }
