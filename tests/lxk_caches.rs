@@ -150,6 +150,26 @@ async fn a_signal_ends_a_change_after_a_batch_that_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_a_revocation_between_two_keys() {
+    let scene = Scene::new().await;
+    // The second takes seconds.
+    let revoke = ["revoke", "000010+", "001600", "002500+"];
+    let mut command = scene.desk.command(&revoke);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while scene.revoked().await == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before its first key");
+        sleep(Duration::from_millis(5)).await;
+    }
+    send("TERM", &child);
+    let ended = child.wait().unwrap();
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(ended.code(), Some(143), "{err}");
+    assert!(err.contains("run it again for the rest"), "{err}");
+    assert!(!scene.is_accepted(0).await && scene.is_accepted(2).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_is_killed_costs_speed_and_no_freshness() {
     let scene = Scene::new().await;
     let mut child = scene.begin().await;

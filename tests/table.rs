@@ -145,7 +145,15 @@ async fn a_successor_gets_the_expiry_from_before_a_deprecation() {
         let date = noon() + 7 * DAY;
         let filter = KeyFilter::legacy(None);
         assert_eq!(table.deprecate(&filter, date, noon(), &mut ()).await.unwrap(), 2);
-        // A cache passes the question on.
+        // Caches pass the question on.
+        #[cfg(feature = "redis")]
+        {
+            let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
+            let (ring, options) = (one_secret(), lexikon_auth::RedisOptions::default());
+            let tier = lexikon_auth::RedisStore::new(store.clone(), client, &ring, options).await;
+            let before = tier.expiry_before_deprecation(&rows[1].id).await.unwrap();
+            assert_eq!(before, Some(rows[1].expires_at));
+        }
         let manager = KeyManager::new(CachedStore::new(store.clone()), &one_secret());
         let manager = manager.with_clock(clock_at_noon());
         for row in &rows {

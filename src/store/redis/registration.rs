@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::{Client, ConnectionAddr};
 use tokio::time::sleep;
-use tracing::debug;
+use tracing::warn;
 
 use super::RedisOptions;
 use crate::store::{KeyLookup, SharedCache};
@@ -44,17 +44,17 @@ impl Registration {
 }
 
 async fn renew(store: Weak<impl KeyLookup>, cache: SharedCache) {
+    let mut has_failed = false;
     while let Some(store) = store.upgrade() {
         let registered = store.register_cache(&cache).await;
         drop(store);
-        let pause = match registered {
-            Ok(()) => RENEWAL,
-            Err(error) => {
-                debug!(%error, "the database does not know that Redis holds copies of its rows");
-                RETRY
-            }
-        };
-        sleep(pause).await;
+        if let Err(error) = &registered
+            && !has_failed
+        {
+            warn!(%error, "the database was not told that Redis holds copies: lxk cannot know of them");
+        }
+        has_failed = registered.is_err();
+        sleep(if has_failed { RETRY } else { RENEWAL }).await;
     }
 }
 

@@ -40,7 +40,6 @@ impl KeyTable {
             && schema.has_current_since
             && schema.has_policies
             && schema.has_deprecations
-            && schema.has_caches
     }
 
     /// Adds what is missing of the extension of the schema; see `extend_schema` of the stores.
