@@ -62,7 +62,8 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
         match set.map_err(unavailable) {
             // Where another process does the same, SQLite does not wait for it.
             Err(StoreError::Unavailable(_)) if Instant::now() < given_up => sleep(RETRY).await,
-            set => break drop(set?),
+            Ok(_) => break,
+            Err(error) => return Err(error),
         }
     }
     drop(connection);
