@@ -148,8 +148,8 @@ impl<S: KeyStore> KeyManager<S> {
     /// Issues a successor with the same owner, name and scopes, and lets the old key expire after the
     /// overlap, which may be zero; never later than it would have expired anyway.
     ///
-    /// The successor takes over the old key's expiry unless the rotation sets another, also one that a
-    /// deprecation has set.
+    /// The successor takes over the old key's expiry unless the rotation sets another. A deprecation is
+    /// about the old key alone: the successor gets the expiry that was there before it.
     ///
     /// The old key only gets an expiry, which a later [`update`](Self::update) can lift: when a key has
     /// leaked, [`revoke`](Self::revoke) it too. Within the overlap it may be rotated again, which gives
@@ -165,7 +165,11 @@ impl<S: KeyStore> KeyManager<S> {
         let old = self.store.find_by_id(id).await?.ok_or(StoreError::NotFound(id.clone()))?;
         let now = self.now();
         old.check_rotation(&old, now)?;
-        let expires_at = rotation.expires_at.unwrap_or(old.expires_at);
+        let expires_at = match (rotation.expires_at, old.expires_at) {
+            (Some(set), _) => set,
+            (None, None) => None,
+            (None, date) => self.store.expiry_before_deprecation(id).await?.unwrap_or(date),
+        };
         let (owner, name, scopes) = (old.owner.clone(), old.name.clone(), old.scopes.clone());
         let issued = self.draw(NewKey { id: None, owner, name, scopes, expires_at })?;
         let old_expires_at =

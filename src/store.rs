@@ -35,6 +35,7 @@ mod postgres;
 pub(crate) mod redis;
 #[cfg(any(feature = "cache", feature = "redis"))]
 mod run_to_end;
+mod shared_cache;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -54,6 +55,7 @@ pub use memory::MemoryStore;
 pub use postgres::{PostgresFeed, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{BulkChange, RedisCounts, RedisFeed, RedisOptions, RedisStore};
+pub use shared_cache::SharedCache;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -122,6 +124,23 @@ pub trait KeyLookup: Send + Sync {
     /// - A cache passes the event on first, and then forgets what it concerns before it returns.
     /// - A store that neither wraps another nor keeps entries of its own has nothing to do: `{}`.
     fn on_feed_event(&self, event: &FeedEvent) -> impl Future<Output = ()> + Send;
+
+    /// Notes that instances keep copies of rows in a shared cache, for those who change rows behind
+    /// their back: a cache that is not told would go on with what it has. The cache notes itself, now and
+    /// again for as long as it is used.
+    ///
+    /// A store that wraps another passes it on: `self.inner.register_cache(cache).await`. The suite proves
+    /// it: `store::conformance::run_wrapper`. The default is for stores that no other program changes.
+    ///
+    /// # Errors
+    /// Those of a store that cannot write.
+    fn register_cache(
+        &self,
+        cache: &SharedCache,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = cache;
+        async { Ok(()) }
+    }
 }
 
 /// What issuing and managing keys needs of a store.
@@ -208,6 +227,21 @@ pub trait KeyStore: KeyLookup {
         old_expires_at: SystemTime,
         successor: &KeyRecord,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The expiry that a key had before it was deprecated; `None` when it is not, or has got another
+    /// expiry since. A successor of the key has it in place of the deprecation's.
+    ///
+    /// The default is for stores without deprecations. A wrapper passes the question on.
+    ///
+    /// # Errors
+    /// Those of a store that cannot answer.
+    fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> impl Future<Output = Result<Option<Option<SystemTime>>, StoreError>> + Send {
+        let _ = id;
+        async { Ok(None) }
+    }
 
     /// Revokes every key in force whose expiry is at or before `now`, with the reason `expired`, and
     /// returns how many there were.

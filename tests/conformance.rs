@@ -15,8 +15,8 @@ mod redis_server;
 use lexikon_auth::CachedStore;
 #[cfg(any(feature = "cache", feature = "redis"))]
 use lexikon_auth::Change;
-use lexikon_auth::store::FeedEvent;
 use lexikon_auth::store::conformance::{self, Subject};
+use lexikon_auth::store::{FeedEvent, SharedCache};
 use lexikon_auth::{
     Candidates, DynKeyStore, KeyLookup, KeyRecord, MemoryStore, OwnerId, StoreError,
 };
@@ -159,10 +159,11 @@ async fn memory_cached() {
     run_cached(|| Memory).await;
 }
 
-/// A wrapper that passes events on where it is told to.
+/// A wrapper that passes on what it is told to.
 struct Wrapper<S> {
     inner: S,
-    passes_on: bool,
+    events: bool,
+    caches: bool,
 }
 
 impl<S: KeyLookup> KeyLookup for Wrapper<S> {
@@ -171,21 +172,31 @@ impl<S: KeyLookup> KeyLookup for Wrapper<S> {
     }
 
     async fn on_feed_event(&self, event: &FeedEvent) {
-        if self.passes_on {
+        if self.events {
             self.inner.on_feed_event(event).await;
         }
+    }
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        if self.caches { self.inner.register_cache(cache).await } else { Ok(()) }
     }
 }
 
 #[tokio::test]
-async fn a_wrapper_that_passes_events_on() {
-    conformance::run_wrapper(async |inner| Wrapper { inner, passes_on: true }).await;
+async fn a_wrapper_that_passes_all_on() {
+    conformance::run_wrapper(async |inner| Wrapper { inner, events: true, caches: true }).await;
 }
 
 #[tokio::test]
 #[should_panic(expected = "every event is passed on")]
 async fn a_wrapper_that_swallows_events() {
-    conformance::run_wrapper(async |inner| Wrapper { inner, passes_on: false }).await;
+    conformance::run_wrapper(async |inner| Wrapper { inner, events: false, caches: true }).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "a shared cache is passed on")]
+async fn a_wrapper_that_swallows_caches() {
+    conformance::run_wrapper(async |inner| Wrapper { inner, events: true, caches: false }).await;
 }
 
 #[cfg(feature = "cache")]

@@ -3,143 +3,21 @@
 #![cfg(feature = "cli")]
 
 mod common;
+#[path = "common/operator.rs"]
+mod operator;
 #[path = "common/postgres.rs"]
 mod postgres;
 #[path = "common/redis.rs"]
 mod redis_server;
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::{SECRETS, UNTAGGED, assert_reveals_nothing, one_secret, ring};
 use lexikon_auth::{RedisStore, SqliteStore, Verifier};
+use operator::{COMMANDS, Desk, NOBODY};
 use redis_server::RedisServer;
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A database of this crate's own, and the environment of an operator.
-struct Desk {
-    folder: TempDir,
-    variables: BTreeMap<&'static str, String>,
-}
-
-/// What a command comes to.
-struct Answer {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Desk {
-    /// With an empty database, whose tables are made.
-    fn new() -> Self {
-        let desk = Self::without_database();
-        desk.lxk(&["schema", "apply", "--create"]).ends_with(0);
-        desk
-    }
-
-    fn without_database() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("keys.db").display());
-        let secret = SECRETS[0].to_owned();
-        let variables = BTreeMap::from([("DATABASE_URL", url), ("API_KEY_SECRET", secret)]);
-        Self { folder, variables }
-    }
-
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.variables.insert(name, value.into());
-        self
-    }
-
-    fn without(mut self, name: &str) -> Self {
-        self.variables.remove(name);
-        self
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("keys.db")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lxk"));
-        command.args(arguments).env_clear().envs(&self.variables).stdin(Stdio::null());
-        command
-    }
-
-    fn lxk(&self, arguments: &[&str]) -> Answer {
-        Answer::of(self.command(arguments))
-    }
-
-    /// With this on standard input.
-    fn reading(&self, arguments: &[&str], input: &[u8]) -> Answer {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(input).unwrap();
-        std::io::Seek::rewind(&mut file).unwrap();
-        let mut command = self.command(arguments);
-        command.stdin(file);
-        Answer::of(command)
-    }
-
-    /// Issues a key: its id, and the key.
-    fn issue(&self, owner: &str, name: &str) -> (String, String) {
-        let arguments = ["--json", "issue", "--owner", owner, "--name", name, "--scopes", "read"];
-        let issued = self.lxk(&arguments).ends_with(0).object();
-        let text = |field: &str| issued[field].as_str().unwrap().to_owned();
-        (text("id"), text("key"))
-    }
-
-    /// All that the table says.
-    fn exported(&self) -> String {
-        self.lxk(&["export"]).ends_with(0).out
-    }
-}
-
-impl Answer {
-    fn of(mut command: Command) -> Self {
-        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
-        let [out, err] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-        for secret in SECRETS {
-            assert_reveals_nothing(&out, secret);
-            assert_reveals_nothing(&err, secret);
-        }
-        assert!(!err.contains("panicked"), "{err}");
-        Self { code: output.status.code(), out, err }
-    }
-
-    #[track_caller]
-    fn ends_with(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        self
-    }
-
-    /// Fails with this code, and an error that holds this text.
-    #[track_caller]
-    fn fails(self, code: i32, text: &str) -> Self {
-        let answer = self.ends_with(code);
-        assert!(answer.err.contains(text), "no {text:?} in: {}", answer.err);
-        answer
-    }
-
-    /// Prints this among other things.
-    #[track_caller]
-    fn prints(self, text: &str) -> Self {
-        assert!(self.out.contains(text), "no {text:?} in: {}", self.out);
-        self
-    }
-
-    fn object(&self) -> Value {
-        serde_json::from_str(&self.out).expect(&self.out)
-    }
-
-    fn objects(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
-    }
-}
-
-const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
 
 #[test]
 fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
@@ -167,50 +45,6 @@ fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
     desk.run_sql_on(&path, "CREATE TABLE api_keys (id VARCHAR, colour VARCHAR)");
     list(&url).fails(3, "unknown schema");
 }
-
-impl Desk {
-    /// Runs SQL behind the back of the command.
-    fn run_sql_on(&self, path: &Path, statement: &str) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let options = sqlx::sqlite::SqliteConnectOptions::new();
-            let options = options.filename(path).create_if_missing(true);
-            let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-            let statement = sqlx::AssertSqlSafe(statement.to_owned());
-            sqlx::raw_sql(statement).execute(&pool).await.unwrap();
-            pool.close().await;
-        });
-    }
-}
-
-/// Every command that works on the database, with arguments that are in order.
-const COMMANDS: [&[&str]; 25] = [
-    &["secret", "check"],
-    &["secret", "rotate", "add"],
-    &["secret", "rotate", "switch"],
-    &["secret", "rotate", "status"],
-    &["secret", "rotate", "remove", "0123456789abcdef"],
-    &["issue", "--owner", "user-1", "--name", "x"],
-    &["verify"],
-    &["list"],
-    &["show", NOBODY],
-    &["revoke", NOBODY],
-    &["rotate", NOBODY],
-    &["expire"],
-    &["schema", "show"],
-    &["schema", "apply", "--dry-run"],
-    &["migrate", "status"],
-    &["migrate", "policy"],
-    &["migrate", "policy", "refuse"],
-    &["migrate", "owners"],
-    &["migrate", "owners", "--csv"],
-    &["migrate", "deprecate", "--revoke-in", "7d"],
-    &["migrate", "deprecate", "--undo"],
-    &["migrate", "revoke", "--force"],
-    &["migrate", "rollback-check", "--to", "v0.9"],
-    &["export"],
-    &["cache", "clear", "--all"],
-];
 
 #[test]
 fn every_command_says_what_is_wrong_with_its_database() {
@@ -265,14 +99,24 @@ fn what_is_printed_for_machines_is_what_the_page_says() {
     let issued = desk.lxk(&["--json", "issue", "--owner", "user-1", "--name", "second"]).object();
     documented("issue", &issued);
     let second = issued["id"].as_str().unwrap();
+    let spare = ring(&SECRETS[1..2]).current().fingerprint().to_string();
+    let extra = desk.with("API_KEY_SECRET_PREVIOUS", SECRETS[1]);
+    extra.lxk(&["secret", "rotate", "add"]).ends_with(0);
+    let desk = extra.without("API_KEY_SECRET_PREVIOUS");
     for command in [
         "secret check",
         "secret rotate add",
+        "secret rotate status",
+        "secret rotate switch --dry-run",
         "secret rotate switch",
         "secret rotate status",
+        "secret rotate remove FINGERPRINT",
         "list",
+        "expire --dry-run",
         "expire",
         "migrate status",
+        "migrate policy",
+        "migrate policy shadow --dry-run",
         "migrate policy shadow",
         "migrate owners",
         "migrate deprecate --revoke-in 7d",
@@ -282,14 +126,25 @@ fn what_is_printed_for_machines_is_what_the_page_says() {
         "preflight",
         "cache stats",
         "cache clear --all",
+        "schema show",
         "schema apply",
         "schema time-zone",
+        "completions bash",
+        "manual",
     ] {
-        let arguments: Vec<_> = ["--json"].into_iter().chain(command.split(' ')).collect();
-        for object in desk.lxk(&arguments).objects() {
+        let typed = command.replace("FINGERPRINT", &format!("{spare} --force"));
+        let arguments: Vec<_> = ["--json"].into_iter().chain(typed.split(' ')).collect();
+        let objects = desk.lxk(&arguments).objects();
+        assert!(!objects.is_empty(), "{command} answers nothing");
+        for object in objects {
             documented(command, &object);
         }
     }
+    let folder = desk.folder.path().to_str().unwrap();
+    let made = desk.lxk(&["--json", "manual", "--folder", folder]).object();
+    documented("manual --folder PATH", &made);
+    let checked = desk.lxk(&["--json", "rotate", second, "--dry-run"]).object();
+    documented("rotate ID --dry-run", &checked);
     documented("show ID", &desk.lxk(&["--json", "show", &id]).object());
     documented("verify", &desk.reading(&["verify"], key.as_bytes()).object());
     documented("rotate ID", &desk.lxk(&["--json", "rotate", second]).object());
@@ -411,7 +266,12 @@ fn keys_are_read_one_a_line_and_none_is_printed() {
     let reasons: Vec<_> = answer.objects().iter().map(|line| line["reason"].clone()).collect();
     assert_eq!(reasons, [Value::Null, "malformed".into(), "malformed".into(), "unknown".into()]);
     assert_reveals_nothing(&(answer.out + &answer.err), UNTAGGED);
-    desk.reading(&["verify"], &[b'x'; 10_000]).fails(2, "one key on each");
+    // A line that is longer than any key, also one that begins like a key, is one that is refused.
+    let long = [b"x".repeat(100_000), [key.as_bytes(), &b" ".repeat(5000)].concat()];
+    let input = [&long[0], &b"\n"[..], &long[1], b"\n", key.as_bytes(), b"\n", &long[0]].concat();
+    let answer = desk.reading(&["verify"], &input).fails(1, "3 keys refused");
+    let reasons: Vec<_> = answer.objects().iter().map(|line| line["reason"].clone()).collect();
+    assert_eq!(reasons, ["malformed".into(), "malformed".into(), Value::Null, "malformed".into()]);
     desk.lxk(&["verify"]).ends_with(0);
     // A key is no argument.
     let answer = desk.lxk(&["verify", UNTAGGED]).ends_with(2);
@@ -452,7 +312,7 @@ fn lists_are_filtered() {
     assert_eq!(names(&["--format", "sha256"]).len(), 0);
     assert_eq!(names(&["--unused-since", "30d"]).len(), 0);
     let used = format!("UPDATE api_keys SET created_at = '2020-01-01 00:00:00' WHERE id = '{id}'");
-    desk.run_sql_on(&desk.path(), &used);
+    desk.run_sql(&used);
     assert_eq!(names(&["--unused-since", "30d"]), ["deploy"]);
     desk.lxk(&["list", "--format", "md5"]).ends_with(2);
     desk.lxk(&["list", "--unused-since", "ages"]).fails(2, "write it as 30d");
@@ -466,8 +326,24 @@ fn names_do_nothing_to_a_terminal_or_a_spreadsheet() {
     assert!(!answer.out.contains('\u{1b}') && !answer.out.contains('\u{7}'), "{:?}", answer.out);
     assert_eq!(answer.out.lines().count(), 3);
     desk.issue("user-1", "=HYPERLINK(1)");
-    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
-    desk.lxk(&["migrate", "owners", "--csv"]).ends_with(0).prints("'=HYPERLINK(1)");
+    desk.issue("user-1", "semicolon;=HYPERLINK(2)");
+    // A C1 control, one that turns the direction of what follows, and a separator of lines.
+    let unseen = "\u{9b}31m\u{202e}evil\u{2028}";
+    desk.issue("user-1", unseen);
+    desk.run_sql("UPDATE api_keys SET hash_format = 'sha256'");
+    let csv = desk.lxk(&["migrate", "owners", "--csv"]).ends_with(0);
+    let csv = csv.prints("'=HYPERLINK(1)").prints("semicolon;'=HYPERLINK(2)").out;
+    let listed = desk.lxk(&["list"]).ends_with(0).out;
+    let objects = desk.lxk(&["--json", "list"]).ends_with(0);
+    assert!(objects.objects().iter().any(|key| key["name"] == unseen), "the same to a parser");
+    for text in [csv, listed, objects.out, desk.exported()] {
+        for character in unseen.chars().filter(|character| !character.is_ascii()) {
+            assert!(!text.contains(character), "{character:?} in {text:?}");
+        }
+    }
+    let other = Desk::new();
+    other.reading(&["import"], desk.exported().as_bytes()).ends_with(0);
+    assert_eq!(other.exported(), desk.exported());
 }
 
 #[test]
@@ -551,7 +427,7 @@ fn an_export_is_imported_once_and_whole() {
     let first = third.reading(&["--json", "import"], exported.as_bytes()).ends_with(0).object();
     assert_eq!((&first["added"], &first["unchanged"]), (&4.into(), &0.into()));
 
-    third.run_sql_on(&third.path(), "UPDATE api_keys SET scopes = 'admin'");
+    third.run_sql("UPDATE api_keys SET scopes = 'admin'");
     let conflict = third.reading(&["import"], exported.as_bytes()).fails(1, "differ");
     assert!(conflict.err.contains("4 records"), "{}", conflict.err);
 }
@@ -567,15 +443,15 @@ fn an_import_that_is_killed_is_run_again() {
          '2026-01-01 00:00:00' FROM n; DELETE FROM api_keys WHERE id = '{id}'",
         "0".repeat(64)
     );
-    desk.run_sql_on(&desk.path(), &rows);
+    desk.run_sql(&rows);
     let exported = desk.exported();
 
     let other = Desk::new();
-    let file = other.folder.path().join("exported");
-    std::fs::write(&file, &exported).unwrap();
     let mut command = other.command(&["import"]);
-    command.stdin(std::fs::File::open(&file).unwrap()).stderr(Stdio::null());
-    let mut killed = command.spawn().unwrap();
+    let mut killed = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // It waits for the rest when it is killed.
+    let half = &exported.as_bytes()[..exported.len() / 2];
+    killed.stdin.as_mut().unwrap().write_all(half).unwrap();
     let count = || other.exported().lines().filter(|line| line.starts_with("{\"record")).count();
     while count() < 2000 {
         assert!(killed.try_wait().unwrap().is_none(), "it ended before it could be killed");
@@ -595,7 +471,7 @@ fn a_dry_run_changes_nothing() {
     let desk = Desk::new();
     let (id, _) = desk.issue("user-1", "deploy");
     let sql = "UPDATE api_keys SET hash_format = 'sha256', expires_at = '2020-01-01 00:00:00'";
-    desk.run_sql_on(&desk.path(), sql);
+    desk.run_sql(sql);
     let (other, _) = desk.issue("user-1", "other");
     desk.lxk(&["rotate", &id, "--dry-run"]).fails(1, "is revoked or has expired");
     let state = || {
@@ -657,7 +533,7 @@ fn steps_that_need_the_extension_say_so() {
     ] {
         desk.lxk(arguments).fails(1, "lxk schema apply");
     }
-    desk.lxk(&["schema", "show"]).ends_with(0).prints("ADD COLUMN hash_format").prints("7 to run");
+    desk.lxk(&["schema", "show"]).ends_with(0).prints("ADD COLUMN hash_format").prints("8 to run");
     desk.lxk(&["schema", "apply"]).ends_with(0).prints("7 applied");
     desk.lxk(&["schema", "apply"]).ends_with(0).prints("All is there");
     let issue = || desk.lxk(&["issue", "--owner", "nobody", "--name", "x"]);
@@ -724,11 +600,14 @@ fn a_successor_does_not_inherit_a_deprecation() {
     let (forever, _) = desk.issue("user-1", "forever");
     let issue = ["--json", "issue", "--owner", "user-1", "--name", "x", "--expires-in", "90d"];
     let limited = desk.lxk(&issue).ends_with(0).object();
-    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    desk.run_sql("UPDATE api_keys SET hash_format = 'sha256'");
     desk.lxk(&["migrate", "deprecate", "--revoke-in", "7d"]).ends_with(0).prints("2 legacy keys");
     let successor = |id: &str| desk.lxk(&["--json", "rotate", id, "--overlap", "1d"]).object();
     assert_eq!(successor(&forever)["expires_at"], Value::Null);
     assert_eq!(successor(limited["id"].as_str().unwrap())["expires_at"], limited["expires_at"]);
+    // A dry run counts what the undoing would do: not those that have another expiry by now.
+    let undo = ["--json", "migrate", "deprecate", "--undo"];
+    assert_eq!(desk.lxk(&[&undo[..], &["--dry-run"]].concat()).object()["restored"], 0);
     // By now the old ones have an expiry of their own.
     let again = successor(&forever)["expires_at"].as_str().unwrap().to_owned();
     assert_eq!(desk.lxk(&["--json", "show", &forever]).object()["expires_at"], *again);
@@ -738,14 +617,14 @@ fn a_successor_does_not_inherit_a_deprecation() {
 fn what_owners_were_promised_is_kept() {
     let desk = Desk::new();
     desk.issue("user-1", "deploy");
-    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    desk.run_sql("UPDATE api_keys SET hash_format = 'sha256'");
     let migrate = |arguments: &[&str]| desk.lxk(&[&["migrate"], arguments].concat());
     migrate(&["deprecate", "--revoke-at", "2999-01-01"]).ends_with(0).prints("2999-01-01 00:00Z");
     migrate(&["deprecate", "--revoke-at", "2020-01-01"]).fails(2, "has passed");
     migrate(&["revoke"]).fails(1, "owners were given time until 2999-01-01");
     migrate(&["revoke", "--before", "2999-01-01"]).fails(2, "in the future");
     desk.issue("user-1", "another");
-    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    desk.run_sql("UPDATE api_keys SET hash_format = 'sha256'");
     let later = migrate(&["deprecate", "--revoke-at", "2999-02-01"]).ends_with(0);
     later
         .prints("1 legacy key set to 2999-02-01")
@@ -760,7 +639,81 @@ fn a_key_in_the_place_of_an_id_is_not_shown_again() {
     for command in ["show", "revoke", "rotate"] {
         let answer = desk.lxk(&[command, UNTAGGED]).fails(2, "that is a key");
         assert_reveals_nothing(&(answer.out + &answer.err), UNTAGGED);
+        // That a secret is not shown is asserted of every answer.
+        desk.lxk(&[command, SECRETS[1]]).fails(1, "no key has the id [not shown]");
+        desk.lxk(&[command, NOBODY]).fails(1, NOBODY);
     }
+}
+
+#[test]
+fn what_is_typed_in_the_wrong_place_is_not_shown_again() {
+    let desk = Desk::new();
+    for hidden in [UNTAGGED, SECRETS[1]] {
+        let (option, value) = (format!("--{hidden}"), format!("--json={hidden}"));
+        for arguments in [
+            &["verify", hidden][..],
+            &[hidden],
+            &["help", hidden],
+            &["list", hidden],
+            &["list", "--format", hidden],
+            &["list", "--unused-since", hidden],
+            &["list", &option],
+            &[&option],
+            &[&value, "list"],
+            &["secret", hidden],
+            &["secret", "rotate", hidden],
+            &["secret", "rotate", "remove", SECRETS[0], hidden],
+            &["secret", "rotate", "status", "--before", hidden],
+            &["migrate", "policy", hidden],
+            &["migrate", "policy", "accept-until", hidden],
+            &["completions", hidden],
+            &["expire", "--", hidden],
+        ] {
+            let answer = desk.lxk(arguments).ends_with(2);
+            assert_reveals_nothing(&(answer.out + &answer.err), hidden);
+        }
+        let removed = desk.lxk(&["secret", "rotate", "remove", hidden]).fails(1, "does not know");
+        assert_reveals_nothing(&removed.err, hidden);
+    }
+    // What the command knows itself is said.
+    desk.lxk(&["list", "--formt", "sha256"]).fails(2, "'--format'");
+    desk.lxk(&["lsit"]).fails(2, "'list'");
+    desk.lxk(&["list", "--format", "md5"]).fails(2, "hmac-sha256");
+    desk.lxk(&["migrate", "policy", "accept-until", "soon"]).fails(2, "write it as 2026-12-01");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_new_database_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::without_database();
+    let modes = || {
+        let files = std::fs::read_dir(desk.folder.path()).unwrap().map(Result::unwrap);
+        let mode = |file: std::fs::DirEntry| {
+            (file.file_name().into_string().unwrap(), file.metadata().unwrap().permissions().mode())
+        };
+        files.map(mode).map(|(name, mode)| (name, mode & 0o777)).collect::<Vec<_>>()
+    };
+    // Under the umask that most have.
+    let mut create = std::process::Command::new("sh");
+    create.args(["-c", "umask 022; exec \"$0\" schema apply --create"]);
+    create.arg(env!("CARGO_BIN_EXE_lxk")).env_clear().envs(&desk.variables);
+    assert!(create.output().unwrap().status.success());
+    let is_private = || modes().iter().all(|(_, mode)| *mode == 0o600);
+    assert!(is_private(), "{:?}", modes());
+    // The files beside it, while somebody works on it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = SqliteStore::open(desk.path()).await.unwrap();
+        store.set_owner_active(&"user-1".into(), true).await.unwrap();
+        assert!(modes().len() == 3 && is_private(), "{:?}", modes());
+        store.close().await;
+        // One that is there keeps its mode.
+        std::fs::set_permissions(desk.path(), PermissionsExt::from_mode(0o660)).unwrap();
+        SqliteStore::open_or_create(desk.path()).await.unwrap().close().await;
+    });
+    desk.lxk(&["schema", "apply", "--create"]).ends_with(0);
+    assert!(modes().contains(&("keys.db".to_owned(), 0o660)), "{:?}", modes());
 }
 
 #[test]
@@ -768,14 +721,14 @@ fn preflight_finds_what_is_wrong() {
     let desk = Desk::new();
     desk.lxk(&["preflight"]).ends_with(0).prints("issued, verified, revoked, rolled back");
     assert_eq!(desk.exported().lines().count(), 1, "nothing is left");
-    desk.run_sql_on(&desk.path(), "DROP INDEX ix_api_keys_key_hash");
+    desk.run_sql("DROP INDEX ix_api_keys_key_hash");
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("CREATE UNIQUE INDEX");
     let lines = desk.lxk(&["--json", "preflight"]).objects();
     assert!(lines.iter().any(|line| line["check"] == "index" && line["result"] == "failed"));
 
     let desk = Desk::new();
     desk.issue("user-1", "deploy");
-    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET created_at = '2999-01-01 00:00:00'");
+    desk.run_sql("UPDATE api_keys SET created_at = '2999-01-01 00:00:00'");
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("clock is behind");
     let desk = Desk::without_database();
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("cannot be opened");
@@ -816,7 +769,7 @@ fn the_cache_in_redis_is_looked_at_and_cleared() {
     assert!(is_accepted());
     let revoke = |active: &str| {
         let statement = format!("UPDATE api_keys SET is_active = {active} WHERE id = '{id}'");
-        desk.run_sql_on(&desk.path(), &statement);
+        desk.run_sql(&statement);
     };
     revoke("0");
     assert!(is_accepted(), "Redis was not told");
@@ -838,7 +791,7 @@ fn the_cache_in_redis_is_looked_at_and_cleared() {
     // What Redis holds is forgotten with a change, by one key and by many.
     assert!(is_accepted());
     let deprecate = ["migrate", "deprecate", "--revoke-in", "1s"];
-    desk.run_sql_on(&desk.path(), "UPDATE api_keys SET hash_format = 'sha256'");
+    desk.run_sql("UPDATE api_keys SET hash_format = 'sha256'");
     desk.lxk(&deprecate).ends_with(0).prints("2 legacy keys");
     while is_accepted() {
         std::thread::sleep(std::time::Duration::from_millis(50));

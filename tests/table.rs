@@ -1,5 +1,5 @@
 //! The table of keys as a whole, on SQLite and on PostgreSQL.
-#![cfg(all(feature = "postgres", feature = "sqlite"))]
+#![cfg(all(feature = "cache", feature = "postgres", feature = "sqlite"))]
 
 mod common;
 #[path = "common/postgres.rs"]
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, noon, one_secret, ring, secret};
-use lexikon_auth::table::{KeyFilter, KeyTable, KnownFormat};
+use common::{SECRETS, clock_at_noon, noon, one_secret, ring, secret};
+use lexikon_auth::table::{BatchObserver, KeyFilter, KeyTable, KnownFormat};
 use lexikon_auth::{
-    DynKeyStore, HashFormat, KeyHash, KeyId, KeyRecord, KeyStore, LegacyPolicy, PolicySource,
-    PostgresStore, SqliteStore, StoreError, Verifier,
+    CachedStore, DynKeyStore, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore,
+    LegacyPolicy, PolicySource, PostgresStore, Rotation, SqliteStore, StoreError, Verifier,
 };
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -95,16 +95,16 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
         let filter = KeyFilter::legacy(Some(noon() - 10 * DAY));
         let date = noon() + 7 * DAY;
         assert_eq!(table.count_deprecatable(&filter, date).await.unwrap(), 4);
-        let changed = table.deprecate(&filter, date, noon(), &mut |_| {}).await.unwrap();
+        let changed = table.deprecate(&filter, date, noon(), &mut ()).await.unwrap();
         assert_eq!(changed, 4);
         let set = Some(date);
         let after = expiries(&store, &[0, 1, 2, 3, 4, 5, 6, 7]).await;
         assert_eq!(after, [set, set, Some(soon), None, None, set, None, set]);
 
         // Again: nothing. Earlier: moved. What was there first is still what is given back.
-        assert_eq!(table.deprecate(&filter, date, noon(), &mut |_| {}).await.unwrap(), 0);
+        assert_eq!(table.deprecate(&filter, date, noon(), &mut ()).await.unwrap(), 0);
         let earlier = date - DAY;
-        assert_eq!(table.deprecate(&filter, earlier, noon(), &mut |_| {}).await.unwrap(), 4);
+        assert_eq!(table.deprecate(&filter, earlier, noon(), &mut ()).await.unwrap(), 4);
         assert_eq!(expiry(&store, 1).await, Some(earlier));
 
         // Somebody gives one key another expiry, and another key is upgraded.
@@ -118,15 +118,52 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
         };
         assert!(store.replace_hash(&change).await.unwrap());
         assert_eq!(table.count_deprecated(true).await.unwrap(), 1);
-        assert_eq!(table.undo_deprecation(true, &mut |_| {}).await.unwrap(), 1);
+        // Not the one that has another expiry by now.
+        assert_eq!(table.count_deprecated(false).await.unwrap(), 3);
+        assert_eq!(store.expiry_before_deprecation(&rows[1].id).await.unwrap(), Some(Some(late)));
+        assert_eq!(store.expiry_before_deprecation(&rows[0].id).await.unwrap(), Some(None));
+        assert_eq!(store.expiry_before_deprecation(&rows[7].id).await.unwrap(), None);
+        assert_eq!(table.undo_deprecation(true, &mut ()).await.unwrap(), 1);
         assert_eq!(expiries(&store, &[0, 1]).await, [None, Some(earlier)]);
 
-        assert_eq!(table.undo_deprecation(false, &mut |_| {}).await.unwrap(), 2);
+        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 2);
         let mut restored = before.clone();
         restored[7] = Some(other);
         assert_eq!(expiries(&store, &[0, 1, 2, 3, 4, 5, 6, 7]).await, restored);
-        assert_eq!(table.undo_deprecation(false, &mut |_| {}).await.unwrap(), 0, "twice");
+        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 0, "twice");
         assert_eq!(table.count_deprecated(false).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_gets_the_expiry_from_before_a_deprecation() {
+    for (table, store, _folder) in tables().await {
+        let mut rows: Vec<_> = (0..3).map(legacy).collect();
+        rows[1].expires_at = Some(noon() + 90 * DAY);
+        rows[2].expires_at = Some(noon() + 2 * DAY); // earlier than the deprecation's
+        add(&store, &rows).await;
+        let date = noon() + 7 * DAY;
+        let filter = KeyFilter::legacy(None);
+        assert_eq!(table.deprecate(&filter, date, noon(), &mut ()).await.unwrap(), 2);
+        // Caches pass the question on.
+        #[cfg(feature = "redis")]
+        {
+            let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
+            let (ring, options) = (one_secret(), lexikon_auth::RedisOptions::default());
+            let tier = lexikon_auth::RedisStore::new(store.clone(), client, &ring, options).await;
+            let before = tier.expiry_before_deprecation(&rows[1].id).await.unwrap();
+            assert_eq!(before, Some(rows[1].expires_at));
+        }
+        let manager = KeyManager::new(CachedStore::new(store.clone()), &one_secret());
+        let manager = manager.with_clock(clock_at_noon());
+        for row in &rows {
+            let issued = manager.rotate(&row.id, Rotation::with_overlap(DAY)).await.unwrap();
+            assert_eq!(issued.record.expires_at, row.expires_at);
+            assert_eq!(
+                store.find_by_id(&row.id).await.unwrap().unwrap().expires_at,
+                Some(noon() + DAY)
+            );
+        }
     }
 }
 
@@ -144,7 +181,8 @@ async fn a_deprecation_that_is_interrupted_is_run_again_and_does_the_rest() {
         let first = {
             let (table, filter) = (table.clone(), filter.clone());
             tokio::spawn(async move {
-                table.deprecate(&filter, date, noon(), &mut |_| first_batch.notify_one()).await
+                let mut observer = Observer { reached: Some(first_batch), ..Observer::default() };
+                table.deprecate(&filter, date, noon(), &mut observer).await
             })
         };
         reached.notified().await;
@@ -156,13 +194,73 @@ async fn a_deprecation_that_is_interrupted_is_run_again_and_does_the_rest() {
             assert_eq!(left % 500, 0, "a batch is done as a whole or not at all: {left} left");
         }
 
-        let mut steps = Vec::new();
-        let rest = table.deprecate(&filter, date, noon(), &mut |done| steps.push(done)).await;
+        let mut observer = Observer::default();
+        let rest = table.deprecate(&filter, date, noon(), &mut observer).await;
         assert_eq!(rest.unwrap(), left);
+        let steps: Vec<_> = observer.seen.iter().flatten().copied().collect();
         assert!(steps.is_sorted() && steps.last().copied().unwrap_or_default() == left);
         assert_eq!(expiry(&store, KEYS - 1).await, Some(date));
-        assert_eq!(table.undo_deprecation(false, &mut |_| {}).await.unwrap(), KEYS.into());
+        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), KEYS.into());
         assert_eq!(expiry(&store, 0).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_batch_is_told_before_the_next_begins_and_an_observer_ends_a_change() {
+    for (table, _store, _folder) in tables().await {
+        let rows: Vec<_> = (0..2500).map(legacy).collect();
+        for batch in rows.chunks(1000) {
+            table.import(batch).await.unwrap();
+        }
+        let filter = KeyFilter::legacy(None);
+        let in_force = async || table.count(&filter.clone().in_force(noon())).await.unwrap();
+        let mut observer = Observer { ends_before: Some(2), ..Observer::default() };
+        let ended = table.revoke_all(&filter, noon(), "why", &mut observer).await;
+        assert!(matches!(ended, Err(Ended::Asked)), "{ended:?}");
+        assert_eq!(observer.seen, [None, Some(1000), None]);
+        assert_eq!(in_force().await, 1500, "what was changed stays changed, and nothing else is");
+        let mut observer = Observer::default();
+        assert_eq!(table.revoke_all(&filter, noon(), "why", &mut observer).await.unwrap(), 1500);
+        assert_eq!(observer.seen, [None, Some(1000), None, Some(1500)]);
+    }
+}
+
+/// Notes what it sees: `None` before a batch, and how many rows were changed after it.
+#[derive(Default)]
+struct Observer {
+    seen: Vec<Option<u64>>,
+    reached: Option<Arc<Notify>>,
+    /// The number of a batch, from 1.
+    ends_before: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Ended {
+    Asked,
+    Failed(#[expect(dead_code, reason = "for whoever reads why a test failed")] StoreError),
+}
+
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl BatchObserver for Observer {
+    type Error = Ended;
+
+    async fn before_batch(&mut self) -> Result<(), Ended> {
+        self.seen.push(None);
+        let begun = self.seen.iter().filter(|seen| seen.is_none()).count();
+        if self.ends_before == Some(begun) { Err(Ended::Asked) } else { Ok(()) }
+    }
+
+    async fn after_batch(&mut self, changed: u64) -> Result<(), Ended> {
+        self.seen.push(Some(changed));
+        if let Some(reached) = &self.reached {
+            reached.notify_one();
+        }
+        Ok(())
     }
 }
 
@@ -177,9 +275,9 @@ async fn keys_are_revoked_and_expired_in_batches() {
         rows[3].expires_at = Some(noon() + DAY);
         add(&store, &rows).await;
         assert_eq!(table.count_expired(noon()).await.unwrap(), 1);
-        assert_eq!(table.expire(noon(), &mut |_| {}).await.unwrap(), 1);
+        assert_eq!(table.expire(noon(), &mut ()).await.unwrap(), 1);
         let filter = KeyFilter::legacy(None);
-        let revoked = table.revoke_all(&filter, noon(), "why", &mut |_| {}).await.unwrap();
+        let revoked = table.revoke_all(&filter, noon(), "why", &mut ()).await.unwrap();
         assert_eq!(revoked, 2);
         let mut reasons = BTreeMap::new();
         let all = KeyFilter::default();
@@ -193,7 +291,7 @@ async fn keys_are_revoked_and_expired_in_batches() {
         let (why, expired) = (Some("why".into()), Some("expired".into()));
         let at = Some(noon());
         assert_eq!(reasons, [(why.clone(), at), (expired, at), (None, None), (why, at)]);
-        assert_eq!(table.revoke_all(&filter, noon(), "why", &mut |_| {}).await.unwrap(), 0);
+        assert_eq!(table.revoke_all(&filter, noon(), "why", &mut ()).await.unwrap(), 0);
     }
 }
 

@@ -274,15 +274,15 @@ async fn a_deprecation_gives_back_the_very_date_that_was_there() {
             service.set("expires_at", before).await;
             let legacy = KeyFilter::legacy(None);
             let date = time("2026-03-10T12:00:00Z");
-            let changed = table.deprecate(&legacy, date, now, &mut |_| {}).await.unwrap();
+            let changed = table.deprecate(&legacy, date, now, &mut ()).await.unwrap();
             assert_eq!(changed, 1);
             assert_eq!(service.text("expires_at", "key").await, "2026-03-10 13:00:00");
             assert_eq!(table.deprecation_dates().await.unwrap(), Some((date, date)));
-            let remembered = table.expiry_before_deprecation(&"key".into()).await.unwrap();
+            let remembered = table.store().expiry_before_deprecation(&"key".into()).await.unwrap();
             let (_, _, instant) = DATES.iter().find(|row| row.1 == before).unwrap();
             let instant = if before.contains("12-01") { "2026-12-01T11:00:00Z" } else { instant };
             assert_eq!(remembered, Some(Some(time(instant))), "{before}");
-            assert_eq!(table.undo_deprecation(false, &mut |_| {}).await.unwrap(), 1);
+            assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 1);
             assert_eq!(service.text("expires_at", "key").await, before);
         }
     }

@@ -15,7 +15,7 @@ pub use self::counts::CacheCounts;
 use self::flight::Answer;
 use super::run_to_end::{Outcome, run_to_end, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FormatCounts, HashChange, KeyLookup, KeyStore};
-use super::{KeyUpdate, Page, Usage};
+use super::{KeyUpdate, Page, SharedCache, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -173,6 +173,10 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
             FeedEventKind::Lost => self.cache.vouch_from(NEVER),
         }
     }
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        self.store.register_cache(cache).await
+    }
 }
 
 impl<S: KeyStore + 'static> CachedStore<S> {
@@ -250,6 +254,13 @@ impl<S: KeyStore + 'static> KeyStore for CachedStore<S> {
             store.rotate(&old, now, old_expires_at, &successor).await
         })
         .await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        self.store.expiry_before_deprecation(id).await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page};
+use super::{SharedCache, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -48,6 +49,7 @@ trait Erased: Send + Sync {
         &'a self,
         event: &'a FeedEvent,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+    fn register_cache<'a>(&'a self, cache: &'a SharedCache) -> Answer<'a, ()>;
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()>;
     fn find_by_id<'a>(&'a self, id: &'a KeyId) -> Answer<'a, Option<Arc<KeyRecord>>>;
     fn list<'a>(&'a self, owner: &'a OwnerId, page: &'a Page) -> Answer<'a, Vec<Arc<KeyRecord>>>;
@@ -65,6 +67,10 @@ trait Erased: Send + Sync {
         old_expires_at: SystemTime,
         successor: &'a KeyRecord,
     ) -> Answer<'a, ()>;
+    fn expiry_before_deprecation<'a>(
+        &'a self,
+        id: &'a KeyId,
+    ) -> Answer<'a, Option<Option<SystemTime>>>;
     fn expire<'a>(&'a self, now: SystemTime) -> Answer<'a, u64>;
     fn record_usage<'a>(&'a self, batch: &'a [Usage]) -> Answer<'a, ()>;
     fn replace_hash<'a>(&'a self, change: &'a HashChange) -> Answer<'a, bool>;
@@ -85,6 +91,10 @@ impl<S: KeyStore> Erased for S {
         event: &'a FeedEvent,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(KeyLookup::on_feed_event(self, event))
+    }
+
+    fn register_cache<'a>(&'a self, cache: &'a SharedCache) -> Answer<'a, ()> {
+        Box::pin(KeyLookup::register_cache(self, cache))
     }
 
     fn insert<'a>(&'a self, record: &'a KeyRecord) -> Answer<'a, ()> {
@@ -122,6 +132,13 @@ impl<S: KeyStore> Erased for S {
         Box::pin(KeyStore::rotate(self, old, now, old_expires_at, successor))
     }
 
+    fn expiry_before_deprecation<'a>(
+        &'a self,
+        id: &'a KeyId,
+    ) -> Answer<'a, Option<Option<SystemTime>>> {
+        Box::pin(KeyStore::expiry_before_deprecation(self, id))
+    }
+
     fn expire<'a>(&'a self, now: SystemTime) -> Answer<'a, u64> {
         Box::pin(KeyStore::expire(self, now))
     }
@@ -150,6 +167,10 @@ impl KeyLookup for DynKeyStore {
 
     async fn on_feed_event(&self, event: &FeedEvent) {
         self.0.on_feed_event(event).await;
+    }
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        self.0.register_cache(cache).await
     }
 }
 
@@ -187,6 +208,13 @@ impl KeyStore for DynKeyStore {
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
         self.0.rotate(old, now, old_expires_at, successor).await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        self.0.expiry_before_deprecation(id).await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

@@ -113,7 +113,7 @@ impl PostgresStore {
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the tables
     /// `lexikon_auth_secrets`, `lexikon_auth_policies`, `lexikon_auth_deprecations` and
-    /// `lexikon_auth_settings`, and triggers on `api_keys` and `users` that report
+    /// `lexikon_auth_settings` and `lexikon_auth_caches`, and triggers on `api_keys` and `users` that report
     /// [changes](Self::changes). The functions of triggers that another version of this crate made are
     /// replaced. Make managers and verifiers from this store: a clone made before goes on without the
     /// columns. From then on the database keeps the [time zone](Self::with_time_zone) that the store was

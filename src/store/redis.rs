@@ -6,6 +6,7 @@ pub(crate) mod entry;
 mod feed;
 mod link;
 mod options;
+mod registration;
 mod script;
 mod server;
 mod tier;
@@ -23,10 +24,11 @@ pub use self::counts::RedisCounts;
 pub use self::feed::RedisFeed;
 use self::link::{Link, Unfinished};
 pub use self::options::RedisOptions;
+use self::registration::Registration;
 use self::tier::{Fetched, Tier};
 use super::run_to_end::{Outcome, run_to_end, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FeedOrigin, FormatCounts, HashChange, KeyLookup};
-use super::{KeyStore, KeyUpdate, Page, Usage};
+use super::{KeyStore, KeyUpdate, Page, SharedCache, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
@@ -64,11 +66,13 @@ use crate::secret::{SecretRing, ServerSecret};
 pub struct RedisStore<S> {
     store: Arc<S>,
     tier: Arc<Tier>,
+    registration: Arc<Registration>,
 }
 
 impl<S> Clone for RedisStore<S> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), tier: self.tier.clone() }
+        let (store, tier) = (self.store.clone(), self.tier.clone());
+        Self { store, tier, registration: self.registration.clone() }
     }
 }
 
@@ -90,10 +94,11 @@ impl<S: KeyLookup> RedisStore<S> {
     /// # Ok(()) }
     /// ```
     pub async fn new(store: S, client: Client, ring: &SecretRing, options: RedisOptions) -> Self {
+        let registration = Arc::new(Registration::new(options.shared_cache(&client)));
         let link = Link::new(client.clone(), options).await;
         let keys = ring.secrets().map(ServerSecret::entry_key).collect();
         let tier = Tier { client, link, keys, counters: Counters::new() };
-        Self { store: Arc::new(store), tier: Arc::new(tier) }
+        Self { store: Arc::new(store), tier: Arc::new(tier), registration }
     }
 
     /// The store beneath.
@@ -156,7 +161,7 @@ impl<S: KeyLookup> RedisStore<S> {
 
 type Answer = Result<Option<Arc<KeyRecord>>, StoreError>;
 
-impl<S: KeyLookup> KeyLookup for RedisStore<S> {
+impl<S: KeyLookup + 'static> KeyLookup for RedisStore<S> {
     async fn find(&self, candidates: &Candidates) -> Answer {
         match self.tier.fetch(candidates).await {
             Fetched::Found(record) => Ok(Some(record)),
@@ -164,6 +169,7 @@ impl<S: KeyLookup> KeyLookup for RedisStore<S> {
             Fetched::Missing(missing) => {
                 let found = self.store.find(candidates).await?;
                 if let Some(record) = &found {
+                    self.registration.begin(&self.store);
                     self.tier.fill(record, missing).await;
                 }
                 Ok(found)
@@ -188,6 +194,10 @@ impl<S: KeyLookup> KeyLookup for RedisStore<S> {
                 link.set_unfollowed(false);
             }
         }
+    }
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        self.store.register_cache(cache).await
     }
 }
 
@@ -275,6 +285,13 @@ impl<S: KeyStore + 'static> KeyStore for RedisStore<S> {
             store.rotate(&old, now, old_expires_at, &successor).await
         })
         .await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        self.store.expiry_before_deprecation(id).await
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

@@ -43,8 +43,11 @@ pub(super) const DEPRECATIONS: &str = "lexikon_auth_deprecations";
 /// The table of what all instances have to agree on.
 pub(super) const SETTINGS: &str = "lexikon_auth_settings";
 
+/// The table of the shared caches that instances use.
+pub(super) const CACHES: &str = "lexikon_auth_caches";
+
 /// The extension's own tables.
-pub(super) const CREATE_TABLES: [&str; 4] = [
+pub(super) const CREATE_TABLES: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS lexikon_auth_secrets (\
         fingerprint VARCHAR NOT NULL PRIMARY KEY, \
         added_at TIMESTAMP NOT NULL, \
@@ -63,7 +66,15 @@ pub(super) const CREATE_TABLES: [&str; 4] = [
     "CREATE TABLE IF NOT EXISTS lexikon_auth_settings (\
         name VARCHAR NOT NULL PRIMARY KEY, \
         value VARCHAR NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS lexikon_auth_caches (\
+        prefix VARCHAR NOT NULL, \
+        address VARCHAR NOT NULL, \
+        last_seen_at TIMESTAMP NOT NULL, \
+        PRIMARY KEY (prefix, address))",
 ];
+pub(super) const REGISTER_CACHE: &str = "INSERT INTO lexikon_auth_caches \
+     (prefix, address, last_seen_at) VALUES ($1, $2, $3) \
+     ON CONFLICT (prefix, address) DO UPDATE SET last_seen_at = excluded.last_seen_at";
 pub(super) const SELECT_SECRETS: &str =
     "SELECT fingerprint FROM lexikon_auth_secrets ORDER BY added_at, fingerprint";
 pub(super) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (fingerprint, added_at) \
@@ -76,6 +87,10 @@ pub(super) const SELECT_TIME_ZONE: &str =
 /// The first one stands.
 pub(super) const INSERT_TIME_ZONE: &str = "INSERT INTO lexikon_auth_settings (name, value) \
      VALUES ('time_zone', $1) ON CONFLICT DO NOTHING";
+/// The expiry that a key had before the deprecation that it is under.
+pub(super) const SELECT_EXPIRY_BEFORE: &str = "SELECT d.expires_at_before \
+     FROM lexikon_auth_deprecations d \
+     JOIN api_keys k ON k.id = d.key_id AND k.expires_at = d.expires_at_set WHERE k.id = $1";
 
 /// What a database offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +111,14 @@ pub(super) struct Schema {
     pub(super) has_deprecations: bool,
     /// Whether the table of settings is there.
     pub(super) has_settings: bool,
+    /// Whether the table of shared caches is there.
+    pub(super) has_caches: bool,
 }
 
 impl Schema {
     /// Recognises the tables by their columns.
     pub(super) fn recognise(tables: &Tables) -> Result<Self, StoreError> {
-        let Tables { api_keys, users, secrets, policies, deprecations, settings } = tables;
+        let Tables { api_keys, users, secrets, policies, deprecations, settings, caches } = tables;
         require("api_keys", api_keys, &API_KEYS)?;
         require("users", users, &USERS)?;
         let has = |columns: &[String], name: &str| columns.iter().any(|column| column == name);
@@ -114,6 +131,7 @@ impl Schema {
             has_policies: !policies.is_empty(),
             has_deprecations: !deprecations.is_empty(),
             has_settings: !settings.is_empty(),
+            has_caches: !caches.is_empty(),
         })
     }
 }
@@ -126,6 +144,7 @@ pub(super) struct Tables {
     pub(super) policies: Vec<String>,
     pub(super) deprecations: Vec<String>,
     pub(super) settings: Vec<String>,
+    pub(super) caches: Vec<String>,
 }
 
 fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), StoreError> {

@@ -89,10 +89,17 @@ impl SqliteStore {
 
     /// Opens a database file, and creates it when there is none.
     ///
+    /// A file that it creates is readable and writable by its owner alone (mode 0600 on Unix), and so are
+    /// those that SQLite keeps beside it, which take over its mode. One that is there keeps its mode: to
+    /// share a database between two users, give it to a group of theirs, with mode 0660, in a folder
+    /// where that group may create files (mode 2770).
+    ///
     /// # Errors
     /// Those of [`open`](Self::open); [`StoreError::CannotOpen`] when the file cannot be created.
     pub async fn open_or_create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Self::connect(file(path)?.create_if_missing(true)).await
+        let options = file(path)?.create_if_missing(true);
+        create_private(options.get_filename())?;
+        Self::connect(options).await
     }
 
     /// Opens a database with options of sqlx 0.9, such as read-only access.
@@ -127,9 +134,9 @@ impl SqliteStore {
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
     /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the tables
     /// `lexikon_auth_secrets`, `lexikon_auth_policies`, `lexikon_auth_deprecations` and
-    /// `lexikon_auth_settings`. Make managers and verifiers from this store: a clone made before goes on
-    /// without them. From then on the database keeps the [time zone](Self::with_time_zone) that the store
-    /// was given.
+    /// `lexikon_auth_settings` and `lexikon_auth_caches`. Make managers and verifiers from this store: a clone
+    /// made before goes on without them. From then on the database keeps the
+    /// [time zone](Self::with_time_zone) that the store was given.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name their
     /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
@@ -305,6 +312,20 @@ fn file(path: impl AsRef<Path>) -> Result<SqliteConnectOptions, StoreError> {
         return Err(StoreError::CannotOpen(NOT_A_PATH.into()));
     }
     Ok(SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE))
+}
+
+/// Creates an empty file for its owner alone, where there is none: SQLite would leave it to the umask.
+fn create_private(path: &Path) -> Result<(), StoreError> {
+    let mut options = std::fs::File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StoreError::CannotOpen(error.into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a failure of sqlx means to a caller. SQLite's codes: <https://www.sqlite.org/rescode.html>.

@@ -1,6 +1,7 @@
 //! The table of keys as a whole: what an operator asks and changes.
 
 mod batches;
+mod caches;
 mod check;
 mod filter;
 mod policy;
@@ -11,6 +12,7 @@ mod status;
 mod time_zone;
 mod transfer;
 
+pub use self::batches::BatchObserver;
 use self::filter::Condition;
 pub use self::filter::{KeyFilter, KnownFormat};
 pub use self::policy::StoredPolicy;
@@ -35,8 +37,8 @@ use crate::store::sql::{Schema, Statements};
 /// order of their ids: a live service waits for a batch at most. It can be interrupted at any time and
 /// run again, and does then what is left. Of two such changes, the batches take turns.
 ///
-/// Caches over PostgreSQL learn of every change from a follower. Caches over SQLite in other processes
-/// keep entries for their short age; those in Redis have to be told.
+/// Caches over PostgreSQL learn of every change from a follower. Others have to be told, by a
+/// [`BatchObserver`].
 ///
 /// Answers that may be long are handed on row by row, so that memory stays flat.
 ///

@@ -1,9 +1,12 @@
 //! The command line, and what is made from it: help, completions, manual pages.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
+use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -24,7 +27,8 @@ Exit codes:
   0  done, or accepted
   1  refused, or a check failed
   2  the command, its environment or its input is wrong
-  3  the database or another service is unavailable";
+  3  the database or another service is unavailable, or caches could not be told
+  130, 143  interrupted (SIGINT, SIGTERM): what was done stays done";
 
 /// Manages the API keys of a service, and carries the migration from SHA-256 through.
 #[derive(Parser)]
@@ -91,29 +95,73 @@ pub enum Command {
     },
 }
 
+/// What stands in the place of something that was typed.
+pub const MASKED: &str = "[not shown]";
+
+impl Arguments {
+    /// Reads the command line, or says what is wrong with it, or what was asked about it.
+    pub fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            let error = masked(error);
+            // There is nothing else to be done where nobody reads it.
+            let _ = error.print();
+            ExitCode::from(error.exit_code() as u8)
+        })
+    }
+}
+
+/// The error without anything that was typed: a key or a secret may have been, where none belongs. What
+/// stays is what the command knows itself.
+fn masked(mut error: clap::Error) -> clap::Error {
+    use ContextKind::{InvalidArg, InvalidSubcommand, InvalidValue, Suggested, TrailingArg};
+    let masked = || ContextValue::String(MASKED.to_owned());
+    // Only there is it what was typed. Elsewhere it is the option that something is wrong with.
+    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+    for kind in [InvalidSubcommand, InvalidValue, TrailingArg, InvalidArg] {
+        if (kind != InvalidArg || is_unknown) && error.get(kind).is_some() {
+            error.insert(kind, masked());
+        }
+    }
+    // Says how to give the same as a value.
+    error.remove(Suggested);
+    error
+}
+
 /// Prints completions.
 pub fn completions(shell: clap_complete::Shell, output: &mut Output) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "lxk", &mut script);
-    Ok(std::io::Write::write_all(output.writer(), &script)?)
+    let script = String::from_utf8_lossy(&script);
+    output.object(&json!({"shell": shell.to_string(), "script": script}));
+    if !output.is_json() {
+        output.write(&script);
+    }
+    Ok(())
 }
 
 /// Prints the manual page of the command, or writes those of all.
 pub fn manual(folder: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
     match folder {
-        Some(folder) => Ok(clap_mangen::generate_to(Arguments::command(), folder)?),
+        Some(folder) => {
+            clap_mangen::generate_to(Arguments::command(), folder)?;
+            output.object(&json!({"folder": folder.display().to_string()}));
+        }
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
-            Ok(std::io::Write::write_all(output.writer(), &page)?)
+            let page = String::from_utf8_lossy(&page);
+            output.object(&json!({"page": page}));
+            if !output.is_json() {
+                output.write(&page);
+            }
         }
     }
+    Ok(())
 }
 
 /// Reads a span of time such as `30d`, `24h` or `90s`.
 pub fn span(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write it as 30d, 24h or 15min"))
+    humantime::parse_duration(text).map_err(|_| "write it as 30d, 24h or 15min".to_owned())
 }
 
 /// Reads a date in UTC: `2026-12-01`, or `2026-12-01T12:00:00Z`.
@@ -122,7 +170,7 @@ pub fn date(text: &str) -> Result<SystemTime, String> {
         10 => humantime::parse_rfc3339(&format!("{text}T00:00:00Z")),
         _ => humantime::parse_rfc3339_weak(text),
     };
-    time.map_err(|error| format!("{error}; write it as 2026-12-01 or 2026-12-01T12:00:00Z"))
+    time.map_err(|_| "write it as 2026-12-01 or 2026-12-01T12:00:00Z".to_owned())
 }
 
 /// Reads a date that has been.

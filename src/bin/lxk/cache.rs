@@ -1,10 +1,11 @@
 //! The cache in Redis.
 
 use clap::{Args, Subcommand};
-use lexikon_auth::{DynKeyStore, RedisStore};
+use lexikon_auth::store::SharedCache;
+use lexikon_auth::{DynKeyStore, RedisStore, StoreError};
 use serde_json::json;
 
-use crate::database::{Database, redis_client, redis_options, variable};
+use crate::database::{Database, described, own_cache, redis_client, redis_options, variable};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -36,28 +37,37 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
             let database = Database::open_to_change(url).await?;
             let redis = database.redis().expect("REDIS_URL is set");
             let removed = clear_entries(redis, &clear).await?;
-            output.object(&json!({"removed": removed}))?;
-            output.line(format!("{removed} removed"))
+            output.object(&json!({"removed": removed}));
+            output.line(format!("{removed} removed"));
         }
         Command::Stats => {
+            let cache = own_cache(&redis_url)?;
             let stats = Stats::read(&redis_url).await?;
-            output.object(&stats.object())?;
-            output.line(format!("server     Redis {}", stats.version))?;
-            output.line(format!("entries    {}", stats.entries))?;
-            output.line(format!("memory     {} bytes of {}", stats.used, stats.limit_text()))?;
-            output.line(format!("policy     {}", stats.policy))?;
-            output.line(format!("evictions  {}", stats.evicted))?;
-            output.line(format!("clients    {}", stats.clients))
+            output.object(&stats.object(&cache));
+            output.line(format!("tier       {}", described(&cache)));
+            output.line(format!("server     Redis {}", stats.version));
+            output.line(format!("entries    {}", stats.entries));
+            output.line(format!("memory     {} bytes of {}", stats.used, stats.limit_text()));
+            output.line(format!("policy     {}", stats.policy));
+            output.line(format!("evictions  {}", stats.evicted));
+            output.line(format!("clients    {}", stats.clients));
         }
     }
+    Ok(())
 }
 
 async fn clear_entries(redis: &RedisStore<DynKeyStore>, clear: &Clear) -> Result<u64, Failure> {
-    let removed = match &clear.owner {
-        Some(owner) => redis.clear_owner(&owner.as_str().into()).await,
-        None => redis.clear().await,
+    let removed = async {
+        match &clear.owner {
+            Some(owner) => redis.clear_owner(&owner.as_str().into()).await,
+            None => {
+                // Also the marker of a change that was killed.
+                redis.begin_bulk_change().await?.finish().await?;
+                redis.clear().await
+            }
+        }
     };
-    removed.map_err(|error| {
+    removed.await.map_err(|error: StoreError| {
         Failure::Unavailable(format!("{error}; once Redis is back, run this again"))
     })
 }
@@ -124,8 +134,10 @@ impl Stats {
         if self.limit == 0 { "no limit".to_owned() } else { self.limit.to_string() }
     }
 
-    fn object(&self) -> serde_json::Value {
+    fn object(&self, cache: &SharedCache) -> serde_json::Value {
         json!({
+            "prefix": cache.prefix,
+            "address": cache.address,
             "version": self.version,
             "entries": self.entries,
             "used_bytes": self.used,

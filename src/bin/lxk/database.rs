@@ -1,19 +1,21 @@
 //! What a command works on: the database, the server secret, and Redis where there is one.
 
+use std::cell::Cell;
 use std::str::FromStr;
 use std::time::Duration;
 
-use lexikon_auth::store::{FeedEvent, FeedEventKind};
+use lexikon_auth::store::SharedCache;
 use lexikon_auth::table::{KeyFilter, KeyTable};
 use lexikon_auth::{
-    Change, DynKeyStore, KeyLookup, PostgresStore, RedisOptions, RedisStore, SecretRing,
-    ServerSecret, SqliteStore, TimeZone,
+    DynKeyStore, PostgresStore, RedisOptions, RedisStore, SecretRing, ServerSecret, SqliteStore,
+    StoreError, TimeZone,
 };
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::arguments::ago;
 use crate::failure::Failure;
 
 /// How long to wait for a connection or a lock. Nobody's request waits behind it.
@@ -34,19 +36,34 @@ pub struct Database {
     /// Its store, with the tier in Redis on top where there is one, so that what changes is forgotten.
     pub store: DynKeyStore,
     redis: Option<RedisStore<DynKeyStore>>,
+    is_to_change: bool,
+    /// What Redis was not told of.
+    untold: Cell<Option<String>>,
 }
 
 impl Database {
     /// Opens the database to look at it: what caches say does not count.
     pub async fn open(url: Option<&str>) -> Result<Self, Failure> {
         let table = connect(url, false).await?;
-        Ok(Self { store: table.store(), table, redis: None })
+        Ok(Self {
+            store: table.store(),
+            table,
+            redis: None,
+            is_to_change: false,
+            untold: Cell::default(),
+        })
     }
 
     /// Opens a database, and makes the tables in an empty one.
     pub async fn open_or_create(url: Option<&str>) -> Result<Self, Failure> {
         let table = connect(url, true).await?;
-        Ok(Self { store: table.store(), table, redis: None })
+        Ok(Self {
+            store: table.store(),
+            table,
+            redis: None,
+            is_to_change: false,
+            untold: Cell::default(),
+        })
     }
 
     /// Opens the database to change it, with the caches that have to be told.
@@ -58,24 +75,57 @@ impl Database {
             None => None,
         };
         let store = redis.clone().map_or_else(|| table.store(), DynKeyStore::new);
-        Ok(Self { table, store, redis })
+        Ok(Self { table, store, redis, is_to_change: true, untold: Cell::default() })
     }
 
-    /// Has the caches in Redis forget everything, where there are any: before many rows change, for those
-    /// that read in between, and after it.
-    pub async fn forget_cached(&self) {
-        let Some(redis) = &self.redis else { return };
-        let all = FeedEventKind::Changed(Change::All);
-        redis.on_feed_event(&FeedEvent::of_database(all)).await;
-        redis.invalidate(Change::All).await;
+    /// Notes that Redis did not learn of a change.
+    pub fn note_untold(&self, problem: String) {
+        self.untold.set(Some(problem));
     }
 
-    /// Fails where Redis did not learn of a change.
-    pub fn told(&self) -> Result<(), Failure> {
-        match &self.redis {
-            Some(redis) if !redis.is_used() => Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned())),
-            _ => Ok(()),
+    /// Fails where a cache did not learn of a change.
+    pub async fn told(&self) -> Result<(), Failure> {
+        if !self.is_to_change {
+            return Ok(());
         }
+        if let Some(problem) = self.untold.take() {
+            return Err(Failure::Unavailable(problem));
+        }
+        if let Some(redis) = &self.redis {
+            // It is looked at each second, unless standard input kept everything waiting.
+            let used = async {
+                while !redis.is_used() {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            };
+            if timeout(REDIS_PATIENCE, used).await.is_err() {
+                return Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned()));
+            }
+        }
+        let own = match variable("REDIS_URL") {
+            Some(url) => Some(own_cache(&url)?),
+            None => None,
+        };
+        let mut others = self.shared_caches().await?;
+        others.retain(|cache| Some(cache) != own.as_ref());
+        if others.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<_> = others.iter().map(described).collect();
+        Err(Failure::Unavailable(format!(
+            "the database has changed, but instances also keep copies in Redis where they could not be \
+             told: {}. Until they hear of it from the database's feed, or the copies are too old, they \
+             go on by them. Set REDIS_URL and REDIS_PREFIX as those instances have them, and run: lxk \
+             cache clear --all",
+            others.join(", ")
+        )))
+    }
+
+    /// The caches in Redis that hold copies of rows, as far as instances have noted them: an entry lives
+    /// for a day at most, and an instance that keeps any says so every ten minutes.
+    pub async fn shared_caches(&self) -> Result<Vec<SharedCache>, Failure> {
+        const LONGEST: Duration = Duration::from_secs(26 * 3600);
+        Ok(self.table.shared_caches(ago(LONGEST)).await?)
     }
 
     /// Refuses a secret that the database does not know. One that knows none yet, but holds keys, is not
@@ -95,6 +145,16 @@ impl Database {
     pub fn redis(&self) -> Option<&RedisStore<DynKeyStore>> {
         self.redis.as_ref()
     }
+}
+
+/// The cache that the environment names.
+pub fn own_cache(url: &str) -> Result<SharedCache, Failure> {
+    Ok(redis_options().shared_cache(&redis_client(url)?))
+}
+
+/// A cache in the words of `lxk cache stats`.
+pub fn described(cache: &SharedCache) -> String {
+    format!("prefix {} at {}", cache.prefix, cache.address)
 }
 
 /// A variable of the environment that is set to something.
@@ -128,15 +188,24 @@ async fn connect(url: Option<&str>, may_create: bool) -> Result<KeyTable, Failur
 
 async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
     let options = SqliteConnectOptions::from_str(url).map_err(|_| bad_url("sqlite:///path"))?;
-    let options = options.busy_timeout(PATIENCE).create_if_missing(may_create);
+    let options = options.busy_timeout(PATIENCE);
     let name = options.get_filename().display().to_string();
-    let pool = SqlitePoolOptions::new().acquire_timeout(PATIENCE).connect_with(options).await;
-    let pool = pool.map_err(|error| {
+    let cannot_be_opened = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
             "{name} cannot be opened: {error}; check that the path names a database that may be read \
              and written, or make one with: lxk schema apply --create"
         ))
-    })?;
+    };
+    if may_create {
+        // With a mode that keeps others out, which SQLite would not give it.
+        match SqliteStore::open_or_create(options.get_filename()).await {
+            Ok(store) => store.close().await,
+            Err(StoreError::CannotOpen(error)) => return Err(cannot_be_opened(&error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let pool = SqlitePoolOptions::new().acquire_timeout(PATIENCE).connect_with(options).await;
+    let pool = pool.map_err(|error| cannot_be_opened(&error))?;
     let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'api_keys'";
     let tables: Result<i64, _> = sqlx::query_scalar(tables).fetch_one(&pool).await;
     match tables {

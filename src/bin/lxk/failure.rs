@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use lexikon_auth::{EntropyError, ManageError, SecretError, StoreError, TimeZoneError};
 
+use crate::interruption::exit_code;
+
 /// Why a command did not succeed.
 #[derive(Debug)]
 pub enum Failure {
@@ -15,17 +17,33 @@ pub enum Failure {
     Usage(String),
     /// Something that is needed does not answer. Exit code 3.
     Unavailable(String),
-    /// Whoever read the output does not want more of it. No error.
-    ClosedPipe,
+    /// A signal, by its number, asked for an end before all was done. Exit code 128 and that number.
+    Interrupted(u8, String),
+    /// Whoever read the list does not want more of it. No error.
+    Unread,
 }
 
 impl Failure {
+    /// The same, where something else went wrong as well.
+    pub fn with(self, other: Result<(), Self>) -> Self {
+        let Err(other) = other else { return self };
+        let both = |text| format!("{text}; {other}");
+        match self {
+            Self::Refused(text) => Self::Refused(both(text)),
+            Self::Usage(text) => Self::Usage(both(text)),
+            Self::Unavailable(text) => Self::Unavailable(both(text)),
+            Self::Interrupted(signal, text) => Self::Interrupted(signal, both(text)),
+            Self::Unread => Self::Unread,
+        }
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::ClosedPipe => ExitCode::SUCCESS,
+            Self::Unread => ExitCode::SUCCESS,
             Self::Refused(_) => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
             Self::Unavailable(_) => ExitCode::from(3),
+            Self::Interrupted(signal, _) => ExitCode::from(exit_code(*signal)),
         }
     }
 }
@@ -33,8 +51,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(text) | Self::Usage(text) | Self::Unavailable(text) => f.write_str(text),
-            Self::ClosedPipe => f.write_str("the output was closed"),
+            Self::Refused(text)
+            | Self::Usage(text)
+            | Self::Unavailable(text)
+            | Self::Interrupted(_, text) => f.write_str(text),
+            Self::Unread => f.write_str("nobody reads the list"),
         }
     }
 }
@@ -95,10 +116,7 @@ impl From<EntropyError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::ClosedPipe,
-            _ => Self::Unavailable(error.to_string()),
-        }
+        Self::Unavailable(error.to_string())
     }
 }
 

@@ -12,10 +12,12 @@ use lexikon_auth::{
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::arguments::{ago, ahead, span};
+use crate::arguments::{MASKED, ago, ahead, span};
+use crate::bulk::{self, Bulk, RUN_AGAIN};
 use crate::database::{Database, ring};
 use crate::failure::Failure;
-use crate::output::{Output, Progress, columns, counted, date, json_time};
+use crate::interruption::Interruption;
+use crate::output::{Output, columns, counted, date, json_time};
 
 /// Issue a key, and print it: once, here
 #[derive(Args)]
@@ -67,23 +69,23 @@ async fn hand_over(
             "name": record.name,
             "scopes": record.scopes.iter().collect::<Vec<_>>(),
             "expires_at": json_time(record.expires_at),
-        }))?;
-        output.line(format!("id       {id}"))?;
-        output.line(format!("key      {}", key.expose_secret()))?;
-        output.line(format!("expires  {}", date(record.expires_at, "never")))?;
+        }));
+        output.line(format!("id       {id}"));
+        output.line(format!("key      {}", key.expose_secret()));
+        output.line(format!("expires  {}", date(record.expires_at, "never")));
         if let Some(until) = old_until {
-            output.line(format!("old key  refused from {} on", date(Some(until), "")))?;
+            output.line(format!("old key  refused from {} on", date(Some(until), "")));
         }
-        output.line("The key is shown here, and nowhere else again.")?;
-        output.flush()
+        output.line("The key is shown here, and nowhere else again.");
+        output.delivered()
     };
-    let Err(failure) = print(output) else { return Ok(()) };
+    let Err(problem) = print(output) else { return Ok(()) };
     manager.revoke(&record.id, Some("could not be printed")).await?;
-    Err(Failure::Unavailable(format!("key {id} could not be printed ({failure}), and was revoked")))
+    Err(Failure::Unavailable(format!("key {id} could not be printed ({problem}), and was revoked")))
 }
 
 /// Longest line that is read, in bytes: no key is longer, and a file without lines is not held in memory.
-const LONGEST_LINE: u64 = 4096;
+const LONGEST_LINE: usize = 4096;
 
 pub async fn verify(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
     let ring = ring()?;
@@ -96,22 +98,22 @@ pub async fn verify(url: Option<&str>, output: &mut Output) -> Result<(), Failur
     let (mut refused, mut unavailable) = (0_u64, 0_u64);
     let mut input = std::io::stdin().lock();
     // Taken at once: a buffer that grows would leave copies of keys in freed memory.
-    let mut line = Zeroizing::new(Vec::with_capacity(LONGEST_LINE as usize + 1));
-    while input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? > 0 {
-        if line.len() as u64 == LONGEST_LINE && !line.ends_with(b"\n") {
-            return Err(Failure::Usage(
-                "a line is longer than any key; put one key on each".into(),
-            ));
+    let mut line = Zeroizing::new(Vec::with_capacity(LONGEST_LINE + 1));
+    while input.by_ref().take(LONGEST_LINE as u64).read_until(b'\n', &mut line)? > 0 {
+        let is_cut = line.len() == LONGEST_LINE && !line.ends_with(b"\n");
+        if is_cut {
+            input.skip_until(b'\n')?;
         }
-        let answer = verifier.verify(line.trim_ascii()).await;
+        // What was cut is longer than any key, and stays so: a key and spaces are no key.
+        let presented = if is_cut { &line } else { line.trim_ascii() };
+        let answer = verifier.verify(presented).await;
         match &answer {
             Ok(_) => {}
             Err(VerifyError::Refused(_)) => refused += 1,
             Err(VerifyError::Unavailable(_)) => unavailable += 1,
         }
-        let answer = described(&answer);
-        std::io::Write::write_fmt(output.writer(), format_args!("{answer}\n"))?;
-        output.flush()?;
+        output.record(&described(&answer));
+        output.flush();
         line.clear();
     }
     match (unavailable, refused) {
@@ -205,13 +207,15 @@ pub async fn list(command: List, url: Option<&str>, output: &mut Output) -> Resu
         .table
         .each_key(&filter, |key| {
             if count == 0 {
-                output.line(HEADER())?;
+                output.line(HEADER());
             }
             count += 1;
-            print(&key.record, output)
+            print(&key.record, output);
+            output.wanted()
         })
         .await?;
-    output.line(counted(count, "key"))
+    output.line(counted(count, "key"));
+    Ok(())
 }
 
 const HEADER: fn() -> String = || {
@@ -227,7 +231,7 @@ const HEADER: fn() -> String = || {
     ])
 };
 
-pub fn print(record: &KeyRecord, output: &mut Output) -> Result<(), Failure> {
+pub fn print(record: &KeyRecord, output: &mut Output) {
     if output.is_json() {
         return output.object(&object(record));
     }
@@ -240,7 +244,7 @@ pub fn print(record: &KeyRecord, output: &mut Output) -> Result<(), Failure> {
         (state(record), 8),
         (&date(record.last_used_at, "never"), 17),
         (&date(record.expires_at, "never"), 17),
-    ]))
+    ]));
 }
 
 fn state(record: &KeyRecord) -> &'static str {
@@ -284,27 +288,25 @@ pub struct Show {
 pub async fn show(command: Show, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
     let database = Database::open(url).await?;
     let id = key_id(&command.id)?;
-    let record = database.store.find_by_id(&id).await?.ok_or(StoreError::NotFound(id))?;
-    output.object(&object(&record))?;
+    let record = database.store.find_by_id(&id).await?.ok_or_else(|| not_found(&id))?;
+    output.object(&object(&record));
     if output.is_json() {
         return Ok(());
     }
     let owner = if record.owner_active { "" } else { " (missing or not active)" };
-    output.line(format!("id         {}", record.id))?;
-    output.line(format!("owner      {}{owner}", record.owner))?;
-    output.line(format!("name       {}", record.name))?;
-    output.line(format!("scopes     {}", record.scopes))?;
-    output.line(format!(
-        "format     {}",
-        record.format.map_or("unknown", |format| format.as_str())
-    ))?;
-    output.line(format!("state      {}", state(&record)))?;
-    output.line(format!("created    {}", date(record.created_at, "unknown")))?;
-    output.line(format!("last used  {}", date(record.last_used_at, "never")))?;
-    output.line(format!("expires    {}", date(record.expires_at, "never")))?;
+    output.line(format!("id         {}", record.id));
+    output.line(format!("owner      {}{owner}", record.owner));
+    output.line(format!("name       {}", record.name));
+    output.line(format!("scopes     {}", record.scopes));
+    output
+        .line(format!("format     {}", record.format.map_or("unknown", |format| format.as_str())));
+    output.line(format!("state      {}", state(&record)));
+    output.line(format!("created    {}", date(record.created_at, "unknown")));
+    output.line(format!("last used  {}", date(record.last_used_at, "never")));
+    output.line(format!("expires    {}", date(record.expires_at, "never")));
     if let Some(revocation) = &record.revocation {
-        output.line(format!("revoked    {}", date(revocation.at, "at an unknown time")))?;
-        output.line(format!("reason     {}", revocation.reason.as_deref().unwrap_or("unknown")))?;
+        output.line(format!("revoked    {}", date(revocation.at, "at an unknown time")));
+        output.line(format!("reason     {}", revocation.reason.as_deref().unwrap_or("unknown")));
     }
     Ok(())
 }
@@ -338,33 +340,50 @@ pub async fn revoke(
         ));
     }
     let ids = command.ids.iter().map(|id| key_id(id)).collect::<Result<Vec<_>, _>>()?;
+    let done = revoke_each(&ids, reason, command.dry_run, &database, output).await;
+    let told = if command.dry_run { Ok(()) } else { database.told().await };
+    match done {
+        Ok(missing) if missing.is_empty() => told,
+        Ok(missing) => {
+            told?;
+            Err(no_key(&missing.join(", ")))
+        }
+        Err(failure) => Err(failure.with(told)),
+    }
+}
+
+/// Returns the ids that no key has.
+async fn revoke_each(
+    ids: &[KeyId],
+    reason: Option<&str>,
+    is_dry: bool,
+    database: &Database,
+    output: &mut Output,
+) -> Result<Vec<String>, Failure> {
     let mut missing = Vec::new();
+    let interruption = Interruption::listen()?;
     for id in ids {
-        let outcome = match database.store.find_by_id(&id).await? {
+        if let Err(Failure::Interrupted(signal, text)) = interruption.check() {
+            let text = format!("{text} before {}: run it again for the rest", shown(id));
+            return Err(Failure::Interrupted(signal, text));
+        }
+        let outcome = match database.store.find_by_id(id).await? {
             None => {
-                missing.push(id.to_string());
+                missing.push(shown(id));
                 "not found"
             }
             Some(record) if record.is_revoked() => "revoked already",
-            Some(_) if command.dry_run => "would be revoked",
+            Some(_) if is_dry => "would be revoked",
             Some(_) => {
-                database.store.revoke(&id, SystemTime::now(), reason).await?;
+                database.store.revoke(id, SystemTime::now(), reason).await?;
                 "revoked"
             }
         };
-        output.object(&json!({"id": id.to_string(), "outcome": outcome}))?;
-        output.line(format!("{id}  {outcome}"))?;
+        let id = if outcome == "not found" { shown(id) } else { id.to_string() };
+        output.object(&json!({"id": id, "outcome": outcome}));
+        output.line(format!("{id}  {outcome}"));
     }
-    if !command.dry_run {
-        database.told()?;
-    }
-    match missing.as_slice() {
-        [] => Ok(()),
-        missing => Err(Failure::Refused(format!(
-            "no key has the id {}; look it up with: lxk list",
-            missing.join(", ")
-        ))),
-    }
+    Ok(missing)
 }
 
 /// An id, which nobody who pastes a key in its place sees again.
@@ -377,6 +396,20 @@ fn key_id(text: &str) -> Result<KeyId, Failure> {
         )),
         false => Ok(text.into()),
     }
+}
+
+fn not_found(id: &KeyId) -> Failure {
+    no_key(&shown(id))
+}
+
+fn no_key(ids: &str) -> Failure {
+    Failure::Refused(format!("no key has the id {ids}; look it up with: lxk list"))
+}
+
+/// An id that no key has, unless it may be something else that was put in its place, such as a secret.
+fn shown(id: &KeyId) -> String {
+    let id = id.to_string();
+    if uuid::Uuid::try_parse(&id).is_ok() { id } else { MASKED.to_owned() }
 }
 
 /// Replace a key: issue a successor, and let the old one expire
@@ -406,19 +439,14 @@ pub async fn rotate(
     let manager = KeyManager::new(database.store.clone(), &ring);
     let old_until = ahead(command.overlap)?;
     let rotation = Rotation::with_overlap(command.overlap);
-    // A deprecation is about the old key: its successor is what the owner was asked for.
-    let rotation = match database.table.expiry_before_deprecation(&id).await? {
-        Some(Some(date)) => rotation.expires_at(date),
-        Some(None) => rotation.never_expires(),
-        None => rotation,
-    };
-    let old = manager.find(&id).await?.ok_or(StoreError::NotFound(id))?;
+    let old = manager.find(&id).await?.ok_or_else(|| not_found(&id))?;
     if command.dry_run {
         if old.is_revoked() || old.is_expired(SystemTime::now()) {
             return Err(StoreError::NotInForce(old.id.clone()).into());
         }
-        output.object(&json!({"id": old.id.to_string(), "outcome": "would be rotated"}))?;
-        return output.line(format!("{}  would be rotated", old.id));
+        output.object(&json!({"id": old.id.to_string(), "outcome": "would be rotated"}));
+        output.line(format!("{}  would be rotated", old.id));
+        return Ok(());
     }
     let issued = manager.rotate(&old.id, rotation).await?;
     let old_until = old.expires_at.map_or(old_until, |date| date.min(old_until));
@@ -430,9 +458,9 @@ pub async fn rotate(
             None => restored.never_expires(),
         };
         manager.update(&old.id, restored).await?;
-        return Err(failure);
+        return Err(failure.with(database.told().await));
     }
-    database.told()
+    database.told().await
 }
 
 /// Mark every key past its expiry as revoked, for readers that look at that alone
@@ -452,16 +480,13 @@ pub async fn expire(
     let now = SystemTime::now();
     let total = database.table.count_expired(now).await?;
     if command.dry_run {
-        output.object(&json!({"would_expire": total}))?;
-        return output.line(format!("{} would be marked", counted(total, "key")));
+        output.object(&json!({"would_expire": total}));
+        output.line(format!("{} would be marked", counted(total, "key")));
+        return Ok(());
     }
-    database.forget_cached().await;
-    let mut progress = Progress::new(total);
-    let expired = database.table.expire(now, &mut |done| progress.set(done)).await;
-    drop(progress);
-    database.forget_cached().await;
-    let expired = expired?;
-    output.object(&json!({"expired": expired}))?;
-    output.line(format!("{} marked", counted(expired, "key")))?;
-    database.told()
+    let change = async |bulk: &mut Bulk| database.table.expire(now, bulk).await;
+    let expired = bulk::change(&database, total, RUN_AGAIN, change).await?;
+    output.object(&json!({"expired": expired}));
+    output.line(format!("{} marked", counted(expired, "key")));
+    database.told().await
 }

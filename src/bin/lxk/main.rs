@@ -1,9 +1,14 @@
 //! `lxk`: manages the API keys of a service, and carries the migration from SHA-256 through.
+// They panic where nobody reads any more; [`output`] does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod bulk;
 mod cache;
 mod database;
+mod escape;
 mod failure;
+mod interruption;
 mod keys;
 mod migrate;
 mod output;
@@ -14,14 +19,15 @@ mod transfer;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use self::arguments::{Arguments, Command};
 use self::failure::Failure;
 use self::output::Output;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::read() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(run(arguments)),
@@ -30,9 +36,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::ClosedPipe) {
-                eprintln!("error: {}", output::printable(&failure.to_string()));
-            }
+            output::say(format_args!("error: {failure}"));
             failure.exit_code()
         }
     }
@@ -60,6 +64,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Manual { folder } => arguments::manual(folder.as_deref(), &mut output),
     };
     // What was said before a failure is said before the failure.
-    let flushed = output.flush();
-    done.and(flushed)
+    let printed = output.finish();
+    match done {
+        Err(Failure::Unread) => printed,
+        done => done.and(printed),
+    }
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
+use lexikon_auth::LegacyPolicy;
 use lexikon_auth::table::{KeyFilter, KeyTable, KnownFormat, ListedKey, StoredPolicy};
-use lexikon_auth::{LegacyPolicy, StoreError};
 use serde_json::{Value, json};
 
 use crate::arguments::{ago, ahead, date as parse_date, past_date, span};
+use crate::bulk::{self, Bulk, RUN_AGAIN};
 use crate::database::{Database, variable};
+use crate::escape::cell;
 use crate::failure::Failure;
 use crate::keys;
-use crate::output::{Mood, Output, Progress, columns, counted, date, json_time, waiting};
+use crate::output::{Mood, Output, columns, counted, date, json_time, say, waiting};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -89,7 +91,7 @@ async fn status(
         ("used 24 h", 9),
         ("used 7 d", 8),
         ("owners", 8),
-    ]))?;
+    ]));
     for class in &status.classes {
         let known_from = match (class.format, class.by_date) {
             (KnownFormat::Unknown, _) => "-",
@@ -104,7 +106,7 @@ async fn status(
             "used_in_day": class.used_in_day,
             "used_in_week": class.used_in_week,
             "owners": class.owners,
-        }))?;
+        }));
         output.line(columns(&[
             (class.format.as_str(), 11),
             (known_from, 10),
@@ -113,7 +115,7 @@ async fn status(
             (&class.used_in_day.to_string(), 9),
             (&class.used_in_week.to_string(), 8),
             (&class.owners.to_string(), 8),
-        ]))?;
+        ]));
     }
     let policies = table.policies(1).await?;
     let impact = status.impact;
@@ -123,35 +125,35 @@ async fn status(
         "would_break_used_in_week": impact.used_in_week,
         "would_break_owners": impact.owners,
         "may_break": impact.unknown,
-    }))?;
-    output.line("")?;
-    output.line(format!("policy   {}", policy_line(policies.first())))?;
+    }));
+    output.line("");
+    output.line(format!("policy   {}", policy_line(policies.first())));
     output.line(format!(
         "refusing legacy keys now would break {} of {}, {} of them used in the last 7 days",
         counted(impact.keys, "key"),
         counted(impact.owners, "owner"),
         impact.used_in_week
-    ))?;
+    ));
     if impact.unknown > 0 {
         let more = if legacy.before.is_none() { "; --before DATE tells more" } else { "" };
         let unknown = counted(impact.unknown, "key");
-        output.line(format!("and perhaps some of {unknown} of unknown format{more}"))?;
+        output.line(format!("and perhaps some of {unknown} of unknown format{more}"));
     }
-    chart(&waiting(table.last_legacy_uses(legacy.before, ago(30 * DAY))).await?, output)
+    chart(&waiting(table.last_legacy_uses(legacy.before, ago(30 * DAY))).await?, output);
+    Ok(())
 }
 
 /// When legacy keys were last used, a bar a day.
-fn chart(days: &[(String, u64)], output: &mut Output) -> Result<(), Failure> {
+fn chart(days: &[(String, u64)], output: &mut Output) {
     const WIDTH: u64 = 40;
-    let Some(most) = days.iter().map(|(_, count)| *count).max() else { return Ok(()) };
-    output.line("")?;
-    output.line("legacy keys by the day of their last use, as far as it has been recorded")?;
+    let Some(most) = days.iter().map(|(_, count)| *count).max() else { return };
+    output.line("");
+    output.line("legacy keys by the day of their last use, as far as it has been recorded");
     for (day, count) in days {
-        output.object(&json!({"day": day, "last_used": count}))?;
+        output.object(&json!({"day": day, "last_used": count}));
         let bar = "█".repeat((count * WIDTH).div_ceil(most) as usize);
-        output.line(format!("{day}  {bar} {count}"))?;
+        output.line(format!("{day}  {bar} {count}"));
     }
-    Ok(())
 }
 
 #[derive(Args)]
@@ -193,10 +195,19 @@ async fn policy(command: Policy, table: &KeyTable, output: &mut Output) -> Resul
     let Some(name) = command.policy else {
         let policies = table.policies(10).await?;
         for stored in &policies {
-            output.object(&policy_object(stored))?;
-            output.line(policy_line(Some(stored)))?;
+            output.object(&policy_object(stored));
+            output.line(policy_line(Some(stored)));
         }
-        return if policies.is_empty() { output.line(policy_line(None)) } else { Ok(()) };
+        if policies.is_empty() {
+            output.object(&json!({
+                "policy": null,
+                "accept_until": null,
+                "changed_at": null,
+                "changed_by": null,
+            }));
+            output.line(policy_line(None));
+        }
+        return Ok(());
     };
     let policy = match (name, command.date) {
         (PolicyName::AcceptUntil, Some(date)) if date <= SystemTime::now() => {
@@ -224,14 +235,23 @@ async fn policy(command: Policy, table: &KeyTable, output: &mut Output) -> Resul
     }
     if command.dry_run {
         let before = table.policies(1).await?;
-        output.line(format!("now      {}", policy_line(before.first())))?;
-        return output.line(format!("would be {}", words(policy)));
+        let until = command.date.filter(|_| matches!(policy, LegacyPolicy::AcceptUntil(_)));
+        output.object(&json!({
+            "dry_run": true,
+            "policy": policy.as_str(),
+            "accept_until": json_time(until),
+            "replaces": before.first().map(policy_object),
+        }));
+        output.line(format!("now      {}", policy_line(before.first())));
+        output.line(format!("would be {}", words(policy)));
+        return Ok(());
     }
     table.set_policy(policy, &by, SystemTime::now()).await?;
     let stored = table.policies(1).await?;
-    output.object(&stored.first().map_or(Value::Null, policy_object))?;
-    output.line(policy_line(stored.first()))?;
-    output.line("Instances that follow it have it within 2 seconds.")
+    output.object(&stored.first().map_or(Value::Null, policy_object));
+    output.line(policy_line(stored.first()));
+    output.line("Instances that follow it have it within 2 seconds.");
+    Ok(())
 }
 
 fn words(policy: LegacyPolicy) -> String {
@@ -280,20 +300,21 @@ pub struct Owners {
 async fn owners(command: Owners, table: &KeyTable, output: &mut Output) -> Result<(), Failure> {
     let filter = command.legacy.keys().in_force(SystemTime::now()).by_owner();
     if command.csv {
-        let mut csv = csv::Writer::from_writer(output.writer());
+        let mut csv = csv::Writer::from_writer(output);
         csv.write_record(["owner", "email", "key_id", "key_name", "last_used_at", "expires_at"])?;
         let listed = table.each_key(&filter, |ListedKey { record, email, .. }| {
             let time = |time: Option<SystemTime>| {
                 time.and_then(crate::output::timestamp).unwrap_or_default()
             };
-            Ok::<_, Failure>(csv.write_record([
-                harmless(record.owner.as_str()),
-                harmless(email.as_deref().unwrap_or_default()),
-                harmless(&record.id.to_string()),
-                harmless(&record.name),
+            csv.write_record([
+                cell(record.owner.as_str()),
+                cell(email.as_deref().unwrap_or_default()),
+                cell(&record.id.to_string()),
+                cell(&record.name),
                 time(record.last_used_at),
                 time(record.expires_at),
-            ])?)
+            ])?;
+            csv.get_ref().wanted()
         });
         waiting(listed).await?;
         return Ok(csv.flush()?);
@@ -308,9 +329,9 @@ async fn owners(command: Owners, table: &KeyTable, output: &mut Output) -> Resul
             "key_name": record.name,
             "last_used_at": json_time(record.last_used_at),
             "expires_at": json_time(record.expires_at),
-        }))?;
+        }));
         if owner.as_ref() != Some(&record.owner) {
-            output.line(format!("{}  {}", record.owner, email.unwrap_or_default()))?;
+            output.line(format!("{}  {}", record.owner, email.unwrap_or_default()));
             owners += 1;
         }
         keys += 1;
@@ -320,21 +341,13 @@ async fn owners(command: Owners, table: &KeyTable, output: &mut Output) -> Resul
             record.name,
             date(record.last_used_at, "never"),
             date(record.expires_at, "never")
-        ))?;
+        ));
         owner = Some(record.owner);
-        Ok::<_, Failure>(())
+        output.wanted()
     });
     listed.await?;
-    output.line(format!("{} of {}", counted(keys, "key"), counted(owners, "owner")))
-}
-
-/// A cell that no spreadsheet takes for a formula: names are their owners' choice.
-/// <https://owasp.org/www-community/attacks/CSV_Injection>
-fn harmless(text: &str) -> String {
-    match text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) {
-        true => format!("'{text}"),
-        false => text.to_owned(),
-    }
+    output.line(format!("{} of {}", counted(keys, "key"), counted(owners, "owner")));
+    Ok(())
 }
 
 /// Have legacy keys expire, in instances of every version, or take that back
@@ -384,38 +397,38 @@ async fn deprecate(
     let total = waiting(table.count_deprecatable(&filter, expires_at)).await?;
     let word = if command.dry_run { "would be set" } else { "set" };
     say_by_date(table, &command.legacy, now).await?;
+    let again = crate::output::timestamp(expires_at).unwrap_or_default();
     if !command.dry_run {
         // Before anything can be interrupted.
-        let date = crate::output::timestamp(expires_at).unwrap_or_default();
-        eprintln!("note: to go on after an interruption, say --revoke-at {date}");
+        say(format_args!("note: to go on after an interruption, say --revoke-at {again}"));
     }
     let changed = match command.dry_run {
         true => total,
         false => {
-            let change = async |progress: &mut Progress| {
-                table.deprecate(&filter, expires_at, now, &mut |done| progress.set(done)).await
-            };
-            changing(database, total, change).await?
+            let go_on = format!("say --revoke-at {again}");
+            let change =
+                async |bulk: &mut Bulk| table.deprecate(&filter, expires_at, now, bulk).await;
+            bulk::change(database, total, &go_on, change).await?
         }
     };
     output.object(&json!({
         "dry_run": command.dry_run,
         "deprecated": changed,
         "expires_at": json_time(Some(expires_at)),
-    }))?;
+    }));
     output.line(format!(
         "the expiry of {} {word} to {}; take it back with: lxk migrate deprecate --undo",
         counted(changed, "legacy key"),
         date(Some(expires_at), "")
-    ))?;
+    ));
     if let Some((earliest, _)) = table.deprecation_dates().await?
         && earliest < to_microseconds(expires_at)
     {
         let earliest = date(Some(earliest), "");
-        output.line(format!("others were given an earlier date before, from {earliest} on"))?;
+        output.line(format!("others were given an earlier date before, from {earliest} on"));
     }
     say_passed_over(table, &command.legacy, output).await?;
-    database.told()
+    database.told().await
 }
 
 /// A date that is easily said again, where a minute more does not matter.
@@ -442,35 +455,15 @@ async fn undo(
     let table = &database.table;
     let total = waiting(table.count_deprecated(command.upgraded)).await?;
     if command.dry_run {
-        output.object(&json!({"dry_run": true, "restored": total}))?;
-        return output.line(format!("the expiry of {} would be restored", counted(total, "key")));
+        output.object(&json!({"dry_run": true, "restored": total}));
+        output.line(format!("the expiry of {} would be restored", counted(total, "key")));
+        return Ok(());
     }
-    let change = async |progress: &mut Progress| {
-        table.undo_deprecation(command.upgraded, &mut |done| progress.set(done)).await
-    };
-    let restored = changing(database, total, change).await?;
-    output.object(&json!({"dry_run": false, "restored": restored}))?;
-    output.line(format!("the expiry of {} restored", counted(restored, "key")))?;
-    database.told()
-}
-
-/// Changes many rows: with a progress bar, and caches that forget before and after.
-async fn changing(
-    database: &Database,
-    total: u64,
-    change: impl AsyncFnOnce(&mut Progress) -> Result<u64, StoreError>,
-) -> Result<u64, Failure> {
-    database.forget_cached().await;
-    let mut progress = Progress::new(total);
-    let changed = change(&mut progress).await;
-    drop(progress);
-    database.forget_cached().await;
-    changed.map_err(|error| match Failure::from(error) {
-        Failure::Unavailable(text) => Failure::Unavailable(format!(
-            "{text}; what was done stays done, run it again for the rest"
-        )),
-        failure => failure,
-    })
+    let change = async |bulk: &mut Bulk| table.undo_deprecation(command.upgraded, bulk).await;
+    let restored = bulk::change(database, total, RUN_AGAIN, change).await?;
+    output.object(&json!({"dry_run": false, "restored": restored}));
+    output.line(format!("the expiry of {} restored", counted(restored, "key")));
+    database.told().await
 }
 
 /// Says how many keys a step passed over because nothing tells their format.
@@ -479,13 +472,14 @@ async fn say_passed_over(
     legacy: &Legacy,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    output.flush()?;
+    output.flush();
     let now = SystemTime::now();
     let unknown = KeyFilter::default().format(KnownFormat::Unknown).first_deployed(legacy.before);
     let unknown = waiting(table.count(&unknown.in_force(now))).await?;
     if unknown > 0 {
         let more = if legacy.before.is_none() { "; --before DATE tells more" } else { "" };
-        eprintln!("note: left as is: {} of unknown format in force{more}", counted(unknown, "key"));
+        let unknown = counted(unknown, "key");
+        say(format_args!("note: left as is: {unknown} of unknown format in force{more}"));
     }
     Ok(())
 }
@@ -498,12 +492,12 @@ async fn say_by_date(table: &KeyTable, legacy: &Legacy, now: SystemTime) -> Resu
     if by_date > 0 {
         let modern = KeyFilter::default().format(KnownFormat::HmacSha256).made_before(before);
         let modern = waiting(table.count(&modern)).await?;
-        eprintln!(
+        say(format_args!(
             "note: legacy by the date alone: {}; HMAC-SHA-256 though made before it: {}. If fewer were \
              upgraded, the date is too late",
             counted(by_date, "key"),
             counted(modern, "key")
-        );
+        ));
     }
     Ok(())
 }
@@ -561,18 +555,17 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
     let revoked = match command.dry_run {
         true => total,
         false => {
-            let change = async |progress: &mut Progress| {
-                let reason = "stored as plain SHA-256";
-                table.revoke_all(&legacy, now, reason, &mut |done| progress.set(done)).await
+            let change = async |bulk: &mut Bulk| {
+                table.revoke_all(&legacy, now, "stored as plain SHA-256", bulk).await
             };
-            changing(database, total, change).await?
+            bulk::change(database, total, RUN_AGAIN, change).await?
         }
     };
-    output.object(&json!({"dry_run": command.dry_run, "revoked": revoked}))?;
+    output.object(&json!({"dry_run": command.dry_run, "revoked": revoked}));
     let word = if command.dry_run { "would be revoked" } else { "revoked" };
-    output.line(format!("{} {word}", counted(revoked, "legacy key")))?;
+    output.line(format!("{} {word}", counted(revoked, "legacy key")));
     say_passed_over(table, &command.legacy, output).await?;
-    database.told()
+    database.told().await
 }
 
 /// A time in the words of whoever gave it.
@@ -595,33 +588,17 @@ pub async fn list_some(
     let mut shown = 0;
     let listed = table.each_key(filter, |key| {
         if shown == SHOWN && !output.is_json() {
-            output.line("...")?;
-            return Err(Enough::Shown);
+            output.line("...");
+            return Err(Failure::Unread);
         }
         shown += 1;
-        Ok(keys::print(&key.record, output)?)
+        keys::print(&key.record, output);
+        output.wanted()
     });
     match listed.await {
-        Ok(()) | Err(Enough::Shown) => Ok(()),
-        Err(Enough::Failed(failure)) => Err(failure),
-    }
-}
-
-/// Why a list ended before its end.
-enum Enough {
-    Shown,
-    Failed(Failure),
-}
-
-impl From<Failure> for Enough {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl From<StoreError> for Enough {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error.into())
+        // What comes after the list is said by the exit code.
+        Ok(()) | Err(Failure::Unread) => Ok(()),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -684,7 +661,7 @@ async fn rollback_check(
             mood,
             &effect.replace('_', " "),
             &format!("{} {meaning}", counted(count, "key")),
-        )?;
+        );
         if count > 0 {
             if output.is_json() {
                 let listed = table.each_key(filter, |key| {
@@ -693,7 +670,8 @@ async fn rollback_check(
                         "id": key.record.id.to_string(),
                         "owner": key.record.owner.as_str(),
                         "last_used_at": json_time(key.record.last_used_at),
-                    }))
+                    }));
+                    Ok::<_, Failure>(())
                 });
                 listed.await?;
             } else {
@@ -701,7 +679,7 @@ async fn rollback_check(
             }
         }
     }
-    output.object(&json!({"counts": counts}))?;
+    output.object(&json!({"counts": counts}));
     match counts.values().sum() {
         0 => Ok(()),
         count => Err(Failure::Refused(format!("{} concerned", counted(count, "key")))),

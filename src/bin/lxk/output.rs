@@ -9,13 +9,29 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::escape::{json_line, printable};
 use crate::failure::Failure;
 
-/// Where results go.
+/// Where results go. Whoever reads them may go away: no work depends on it, so nothing here fails. What
+/// could not be written is remembered, and asked for by the few who have to know.
 pub struct Output {
     is_json: bool,
     is_coloured: bool,
+    sink: Sink,
+}
+
+/// Standard output, up to the first write that failed.
+struct Sink {
     out: io::BufWriter<io::Stdout>,
+    lost: Option<io::Error>,
+}
+
+impl Sink {
+    fn attempt(&mut self, write: impl FnOnce(&mut io::BufWriter<io::Stdout>) -> io::Result<()>) {
+        if self.lost.is_none() {
+            self.lost = write(&mut self.out).err();
+        }
+    }
 }
 
 /// How a line is meant.
@@ -32,28 +48,22 @@ impl Output {
         // https://no-color.org
         let is_coloured =
             out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { is_json, is_coloured, out: io::BufWriter::new(out) }
+        Self { is_json, is_coloured, sink: Sink { out: io::BufWriter::new(out), lost: None } }
     }
 
     pub fn is_json(&self) -> bool {
         self.is_json
     }
 
-    /// The bare output.
-    pub fn writer(&mut self) -> &mut impl Write {
-        &mut self.out
-    }
-
     /// A line for people; nothing where machines read.
-    pub fn line(&mut self, line: impl Display) -> Result<(), Failure> {
+    pub fn line(&mut self, line: impl Display) {
         if !self.is_json {
-            writeln!(self.out, "{}", printable(&line.to_string()))?;
+            self.write(&(printable(&line.to_string()) + "\n"));
         }
-        Ok(())
     }
 
     /// A line that begins with a word in colour.
-    pub fn judged(&mut self, mood: Mood, word: &str, line: &str) -> Result<(), Failure> {
+    pub fn judged(&mut self, mood: Mood, word: &str, line: &str) {
         let colour = match mood {
             Mood::Good => 32,
             Mood::Bad => 31,
@@ -62,24 +72,92 @@ impl Output {
         let line = printable(line);
         match (self.is_json, self.is_coloured) {
             (true, _) => {}
-            (_, true) => writeln!(self.out, "\x1b[{colour}m{word:<9}\x1b[0m {line}")?,
-            (_, false) => writeln!(self.out, "{word:<9} {line}")?,
+            (_, true) => self.write(&format!("\x1b[{colour}m{word:<9}\x1b[0m {line}\n")),
+            (_, false) => self.write(&format!("{word:<9} {line}\n")),
         }
-        Ok(())
     }
 
     /// An object for machines, on a line of its own; nothing where people read.
-    pub fn object(&mut self, object: &Value) -> Result<(), Failure> {
+    pub fn object(&mut self, object: &Value) {
         if self.is_json {
-            writeln!(self.out, "{object}")?;
+            self.record(object);
         }
-        Ok(())
+    }
+
+    /// An object on a line of its own, whoever reads.
+    pub fn record(&mut self, object: &Value) {
+        self.write(&json_line(object));
+    }
+
+    /// Text as it is.
+    pub fn write(&mut self, text: &str) {
+        self.sink.attempt(|out| out.write_all(text.as_bytes()));
     }
 
     /// Sees everything to where it goes.
-    pub fn flush(&mut self) -> Result<(), Failure> {
-        Ok(self.out.flush()?)
+    pub fn flush(&mut self) {
+        self.sink.attempt(Write::flush);
     }
+
+    /// Ends a list once nobody reads it: for commands that do nothing else.
+    pub fn wanted(&self) -> Result<(), Failure> {
+        if self.sink.lost.is_some() { Err(Failure::Unread) } else { Ok(()) }
+    }
+
+    /// Whether all that was printed went somewhere: for commands that have to take back what nobody has
+    /// read.
+    pub fn delivered(&mut self) -> Result<(), String> {
+        self.flush();
+        match &self.sink.lost {
+            Some(error) => Err(error.to_string()),
+            // Also where standard output was closed when this began: Rust opens the device in its place.
+            None if is_null_device(io::stdout()) => Err("nobody reads the output".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the output. Fails where it went wrong otherwise than by a reader who had enough.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        self.flush();
+        match self.sink.lost {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::Unavailable(format!("what was to be printed is lost: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// For those who write bytes.
+impl Write for &mut Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sink.attempt(|out| out.write_all(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Output::flush(self);
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn is_null_device(out: io::Stdout) -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    let out = out.as_fd().try_clone_to_owned().and_then(|out| std::fs::File::from(out).metadata());
+    let null = std::fs::metadata("/dev/null");
+    out.is_ok_and(|out| null.is_ok_and(|null| out.rdev() != 0 && out.rdev() == null.rdev()))
+}
+
+#[cfg(not(unix))]
+fn is_null_device(_: io::Stdout) -> bool {
+    false
+}
+
+/// Says something on standard error to whoever looks there. Nothing depends on it.
+pub fn say(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{}", printable(&text.to_string()));
 }
 
 /// Cells side by side, each as wide as told; the last is as wide as it is.
@@ -90,12 +168,6 @@ pub fn columns(cells: &[(&str, usize)]) -> String {
     }
     line.truncate(line.trim_end().len());
     line
-}
-
-/// A text without what would make a terminal do things: names of keys are their owners' choice.
-pub fn printable(text: &str) -> String {
-    let visible = |character: char| if character.is_control() { '\u{fffd}' } else { character };
-    text.chars().map(visible).collect()
 }
 
 /// A time as RFC 3339 has it, in UTC, to the second; `None` where that has no such time, as for

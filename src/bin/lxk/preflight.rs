@@ -7,7 +7,7 @@ use lexikon_auth::{ManageError, SecretRing, StoreError};
 use serde_json::json;
 
 use crate::cache::Stats;
-use crate::database::{Database, is_sqlite, variable};
+use crate::database::{Database, described, is_sqlite, own_cache, variable};
 use crate::failure::Failure;
 use crate::output::{Mood, Output, counted};
 use crate::secret::lacking;
@@ -37,16 +37,16 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    fn line(&mut self, check: &str, finding: Finding) -> Result<(), Failure> {
+    fn line(&mut self, check: &str, finding: Finding) {
         let (mood, word, text) = match finding {
             Good(text) => (Mood::Good, "ok", text),
             Doubtful(text) => (Mood::Doubtful, "note", text),
             Bad(text) => (Mood::Bad, "failed", text),
         };
         self.failed += u64::from(mood == Mood::Bad);
-        self.output.object(&json!({"check": check, "result": word, "detail": text}))?;
-        self.output.judged(mood, word, &format!("{check:<10} {text}"))?;
-        self.output.flush()
+        self.output.object(&json!({"check": check, "result": word, "detail": text}));
+        self.output.judged(mood, word, &format!("{check:<10} {text}"));
+        self.output.flush();
     }
 }
 
@@ -59,7 +59,7 @@ pub async fn run(url: Option<&str>, output: &mut Output) -> Result<(), Failure> 
             Ok(ring) => Good(format!("strong, fingerprint {}", ring.current().fingerprint())),
             Err(error) => Bad(error.to_string()),
         },
-    )?;
+    );
     let database = Database::open(url).await;
     report.line(
         "database",
@@ -67,12 +67,12 @@ pub async fn run(url: Option<&str>, output: &mut Output) -> Result<(), Failure> 
             Ok(_) => Good("reachable, and of a known shape".to_owned()),
             Err(error) => Bad(error.to_string()),
         },
-    )?;
+    );
     let is_sqlite = is_sqlite(url);
     if let Ok(database) = &database {
         check_database(database, ring.as_ref().ok(), is_sqlite, &mut report).await?;
     }
-    report.line("redis", check_redis().await)?;
+    report.line("redis", check_redis(database.as_ref().ok()).await);
     let failed = report.failed;
     match failed {
         0 => Ok(()),
@@ -95,7 +95,7 @@ async fn check_database(
         }
         Err(error) => Bad(error.to_string()),
     };
-    report.line("schema", finding)?;
+    report.line("schema", finding);
     let finding = match table.has_hash_index().await {
         Ok(true) => Good("on key_hash".to_owned()),
         Ok(false) => Bad(
@@ -105,13 +105,13 @@ async fn check_database(
         ),
         Err(error) => Bad(error.to_string()),
     };
-    report.line("index", finding)?;
+    report.line("index", finding);
     let finding = match table.count(&KeyFilter::default()).await {
         Ok(0) => Doubtful("none: is this the right database?".to_owned()),
         Ok(keys) => Good(counted(keys, "key")),
         Err(error) => Bad(error.to_string()),
     };
-    report.line("keys", finding)?;
+    report.line("keys", finding);
     let finding = match (ring, table.secrets().await) {
         (None, _) => Bad("no secret to compare with".to_owned()),
         (_, Err(error)) => Bad(error.to_string()),
@@ -138,14 +138,14 @@ async fn check_database(
             }
         }
     };
-    report.line("match", finding)?;
+    report.line("match", finding);
     let now = SystemTime::now();
     let latest = table.latest_time().await;
     // Ahead of this machine's clock and ahead of the database's are two things.
     let database_now = latest.as_ref().map_or(now, |latest| latest.unwrap_or(now).max(now));
     let impossible = table.impossible_use(database_now).await;
-    report.line("clock", check_clock(now, &latest, &impossible))?;
-    report.line("zone", check_zone(table, now, impossible, is_sqlite).await)?;
+    report.line("clock", check_clock(now, &latest, &impossible));
+    report.line("zone", check_zone(table, now, impossible, is_sqlite).await);
     if let Some(ring) = ring {
         let finding = match table.try_round_trip(ring).await {
             Ok(()) => Good("issued, verified, revoked, rolled back".to_owned()),
@@ -154,7 +154,7 @@ async fn check_database(
             }
             Err(error) => Bad(error.to_string()),
         };
-        report.line("round trip", finding)?;
+        report.line("round trip", finding);
     }
     Ok(())
 }
@@ -247,10 +247,30 @@ fn minutes(lead: Duration) -> String {
     format!("{}h {}min", lead.as_secs() / 3600, lead.as_secs() / 60 % 60)
 }
 
-async fn check_redis() -> Finding {
-    let Some(url) = variable("REDIS_URL") else {
-        return Doubtful("not checked: REDIS_URL is not set".to_owned());
+async fn check_redis(database: Option<&Database>) -> Finding {
+    let others = match database {
+        Some(database) => database.shared_caches().await.unwrap_or_default(),
+        None => Vec::new(),
     };
+    let Some(url) = variable("REDIS_URL") else {
+        return match others.first() {
+            None => Doubtful("not checked: REDIS_URL is not set".to_owned()),
+            Some(cache) => Bad(format!(
+                "REDIS_URL is not set, but instances keep copies with {}; set it as they have it",
+                described(cache)
+            )),
+        };
+    };
+    if let (Ok(own), Some(cache)) = (own_cache(&url), others.first())
+        && !others.contains(&own)
+    {
+        return Bad(format!(
+            "instances keep copies with {}, and this is {}; set REDIS_URL and REDIS_PREFIX as they \
+             have them",
+            described(cache),
+            described(&own)
+        ));
+    }
     match Stats::read(&url).await {
         Err(failure) => Bad(failure.to_string()),
         Ok(stats) if stats.limit == 0 => {

@@ -17,7 +17,7 @@ pub enum Command {
         /// Only print them
         #[arg(long)]
         dry_run: bool,
-        /// Make a new database, or the tables in an empty one
+        /// Make a new database, which its owner alone may read, or the tables in an empty one
         #[arg(long, conflicts_with = "dry_run")]
         create: bool,
     },
@@ -72,19 +72,21 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
         let lines = statement.lines().map(str::trim_end).filter(|line| !line.trim().is_empty());
         let statement = lines.collect::<Vec<_>>().join("\n");
         let statement = format!("{};", statement.trim_end_matches(';'));
-        output.object(&json!({"statement": statement}))?;
+        output.object(&json!({"statement": statement}));
         for line in statement.lines() {
-            output.line(line)?;
+            output.line(line);
         }
     }
     if missing.is_empty() {
-        output.line("All is there.")
+        output.line("All is there.");
     } else if is_dry {
-        output.line(format!("{} to run", missing.len()))
+        output.line(format!("{} to run", missing.len()));
     } else {
-        output.object(&json!({"applied": missing.len()}))?;
-        output.line(format!("{} applied.", missing.len()))
+        output.line(format!("{} applied.", missing.len()));
     }
+    let counted = if is_dry { "missing" } else { "applied" };
+    output.object(&json!({counted: missing.len()}));
+    Ok(())
 }
 
 async fn time_zone(
@@ -101,13 +103,14 @@ async fn time_zone(
     }
     let kept = table.kept_time_zone().await?;
     let zone = kept.as_ref().unwrap_or(table.time_zone());
-    output.object(&json!({"time_zone": zone.name(), "kept": kept.is_some()}))?;
+    output.object(&json!({"time_zone": zone.name(), "kept": kept.is_some()}));
     match &kept {
-        Some(zone) => output.line(format!("{zone}, kept by the database"))?,
-        None => output.line(format!("{zone}; the database keeps none"))?,
+        Some(zone) => output.line(format!("{zone}, kept by the database")),
+        None => output.line(format!("{zone}; the database keeps none")),
     }
     if kept == before {
         return Ok(());
     }
-    output.line("Start every instance again, and have Redis forget: lxk cache clear --all")
+    output.line("Start every instance again, and have Redis forget: lxk cache clear --all");
+    Ok(())
 }

@@ -8,11 +8,11 @@ use lexikon_auth::{SecretRing, ServerSecret};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use crate::arguments::{ago, past_date};
+use crate::arguments::{MASKED, ago, past_date};
 use crate::database::{Database, ring, variable};
 use crate::failure::Failure;
 use crate::migrate::list_some;
-use crate::output::{Mood, Output, columns, counted, date, json_time, waiting};
+use crate::output::{Mood, Output, columns, counted, date, json_time, say, waiting};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -92,10 +92,10 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
 fn generate(output: &mut Output) -> Result<(), Failure> {
     let secret = ServerSecret::generate()?;
     let fingerprint = ServerSecret::new(&secret)?.fingerprint().to_string();
-    output.object(&json!({"secret": secret.expose_secret(), "fingerprint": fingerprint}))?;
+    output.object(&json!({"secret": secret.expose_secret(), "fingerprint": fingerprint}));
     // Alone on its line, so that the output can be a secret file.
-    output.line(secret.expose_secret())?;
-    eprintln!("fingerprint {fingerprint}");
+    output.line(secret.expose_secret());
+    say(format_args!("fingerprint {fingerprint}"));
     Ok(())
 }
 
@@ -126,8 +126,8 @@ async fn check(url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
             "role": role,
             "strong": true,
             "database": knowledge,
-        }))?;
-        output.line(format!("{fingerprint}  {role}, strong; database: {knowledge}"))?;
+        }));
+        output.line(format!("{fingerprint}  {role}, strong; database: {knowledge}"));
     }
     if is_unknown {
         return Err(unknown(&ring));
@@ -195,8 +195,8 @@ async fn add(dry_run: bool, url: Option<&str>, output: &mut Output) -> Result<()
                 "added"
             }
         };
-        output.object(&json!({"fingerprint": fingerprint, "outcome": outcome}))?;
-        output.line(format!("{fingerprint}  {outcome}"))?;
+        output.object(&json!({"fingerprint": fingerprint, "outcome": outcome}));
+        output.line(format!("{fingerprint}  {outcome}"));
     }
     Ok(())
 }
@@ -218,14 +218,17 @@ async fn switch(dry_run: bool, url: Option<&str>, output: &mut Output) -> Result
         )));
     }
     if dry_run {
-        return output.line(format!("{fingerprint} would be noted as the current secret"));
+        output.object(&json!({"fingerprint": fingerprint, "outcome": "would be noted"}));
+        output.line(format!("{fingerprint} would be noted as the current secret"));
+        return Ok(());
     }
     table.switch_to_secret(ring.current(), SystemTime::now()).await?;
     let known = table.secrets().await?;
     let since = known.into_iter().find(|secret| secret.fingerprint == fingerprint);
     let since = since.and_then(|secret| secret.current_since);
-    output.object(&json!({"fingerprint": fingerprint, "current_since": json_time(since)}))?;
-    output.line(format!("{fingerprint}  is the current secret since {}", date(since, "now")))
+    output.object(&json!({"fingerprint": fingerprint, "current_since": json_time(since)}));
+    output.line(format!("{fingerprint}  is the current secret since {}", date(since, "now")));
+    Ok(())
 }
 
 async fn status(legacy: Legacy, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
@@ -233,7 +236,7 @@ async fn status(legacy: Legacy, url: Option<&str>, output: &mut Output) -> Resul
     let table = Database::open(url).await?.table;
     let current = ring.current().fingerprint().to_string();
     let known = table.secrets().await?;
-    output.line(columns(&[("fingerprint", 16), ("added", 17), ("current since", 17)]))?;
+    output.line(columns(&[("fingerprint", 16), ("added", 17), ("current since", 17)]));
     for KnownSecret { fingerprint, added_at, current_since, .. } in &known {
         let role = match *fingerprint == current {
             true => "  <- API_KEY_SECRET",
@@ -244,29 +247,32 @@ async fn status(legacy: Legacy, url: Option<&str>, output: &mut Output) -> Resul
             "added_at": json_time(*added_at),
             "current_since": json_time(*current_since),
             "current": *fingerprint == current,
-        }))?;
+        }));
         output.line(columns(&[
             (fingerprint, 16),
             (&date(*added_at, "unknown"), 17),
             (&(date(*current_since, "-") + role), 17),
-        ]))?;
+        ]));
     }
     let since = known.iter().find(|secret| secret.fingerprint == current);
     let Some(since) = since.and_then(|secret| secret.current_since) else {
-        return output.line(
+        output.object(&json!({"needing_older": null, "needing_older_used_in_week": null}));
+        output.line(
             "It is not noted since when every instance has the current secret; once it does, run: \
              lxk secret rotate switch",
         );
+        return Ok(());
     };
     let bound = bound(since, &legacy);
     const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
     let keys = waiting(table.count(&bound)).await?;
     let used = waiting(table.count(&bound.used_since(ago(WEEK)))).await?;
-    output.object(&json!({"needing_older": keys, "needing_older_used_in_week": used}))?;
+    output.object(&json!({"needing_older": keys, "needing_older_used_in_week": used}));
     output.line(format!(
         "{} may need an older secret, {used} of them used in the last 7 days",
         counted(keys, "key")
-    ))
+    ));
+    Ok(())
 }
 
 /// The keys that may have been issued under a secret before the one that is current since then.
@@ -295,6 +301,9 @@ async fn remove(
     let known = table.secrets().await?;
     let current = ring.current().fingerprint().to_string();
     if !knows(&known, fingerprint) {
+        // It may be the secret itself.
+        let is_fingerprint = fingerprint.len() == 16 && hex::decode(fingerprint).is_ok();
+        let fingerprint = if is_fingerprint { fingerprint } else { MASKED };
         let problem = format!(
             "the database does not know {fingerprint}; lxk secret rotate status lists what it knows"
         );
@@ -325,7 +334,8 @@ async fn remove(
         table.forget_secret(fingerprint).await?;
     }
     let outcome = if dry_run { "could be removed" } else { "removed" };
-    output.object(&json!({"fingerprint": fingerprint, "outcome": outcome}))?;
-    output.judged(Mood::Good, outcome, fingerprint)?;
-    output.line("Take it from API_KEY_SECRET_PREVIOUS of every instance.")
+    output.object(&json!({"fingerprint": fingerprint, "outcome": outcome}));
+    output.judged(Mood::Good, outcome, fingerprint);
+    output.line("Take it from API_KEY_SECRET_PREVIOUS of every instance.");
+    Ok(())
 }

@@ -8,20 +8,22 @@
 //!
 //! A digest is that of all lines with records before it, with their newlines.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Read};
 use std::time::SystemTime;
 
 use clap::Args;
-use lexikon_auth::table::{KeyFilter, KeyTable};
+use lexikon_auth::table::{BatchObserver, KeyFilter, KeyTable};
 use lexikon_auth::{HashFormat, KeyHash, KeyRecord, Revocation};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::bulk::{self, Bulk};
 use crate::database::Database;
+use crate::escape::json_line;
 use crate::failure::Failure;
-use crate::output::{Output, Progress, counted, json_time, timestamp};
+use crate::output::{Output, Progress, counted, json_time, say, timestamp};
 
 /// Records between two checkpoints, and in one transaction.
 const BATCH: usize = 1000;
@@ -35,21 +37,21 @@ pub async fn export(url: Option<&str>, output: &mut Output) -> Result<(), Failur
     let mut digest = Sha256::new();
     let mut count = 0;
     let listed = table.each_key(&all, |key| {
-        let line = format!("{}\n", json!({"record": object(&key.record)}));
+        let line = json_line(&json!({"record": object(&key.record)}));
         digest.update(&line);
         count += 1;
-        output.writer().write_all(line.as_bytes())?;
+        output.write(&line);
         if count % BATCH == 0 {
             progress.set(count as u64);
-            writeln!(output.writer(), "{}", json!({"checkpoint": proof(count, &digest)}))?;
+            output.record(&json!({"checkpoint": proof(count, &digest)}));
         }
-        Ok::<_, Failure>(())
+        output.wanted()
     });
     listed.await?;
-    writeln!(output.writer(), "{}", json!({"end": proof(count, &digest)}))?;
-    output.flush()?;
+    output.record(&json!({"end": proof(count, &digest)}));
+    output.flush();
     drop(progress);
-    eprintln!("{} exported", counted(count as u64, "record"));
+    say(format_args!("{} exported", counted(count as u64, "record")));
     Ok(())
 }
 
@@ -108,21 +110,20 @@ pub async fn import(
         added: 0,
         unchanged: 0,
     };
-    if let Some(database) = &database {
-        database.forget_cached().await;
-    }
-    let done = import.read(&mut std::io::stdin().lock()).await;
-    if let Some(database) = &database {
-        database.forget_cached().await;
-    }
+    let mut input = std::io::stdin().lock();
+    let done = match &database {
+        Some(database) => {
+            let add = async |bulk: &mut Bulk| import.read(&mut input, Some(bulk)).await;
+            bulk::add(database, "run it again with the whole input", add).await
+        }
+        None => import.read(&mut input, None).await,
+    };
     let Importing { count, added, unchanged, .. } = import;
     if let Err(failure) = done {
         let so_far = format!("{} added so far", counted(added, "record"));
         return Err(match failure {
             Failure::Refused(text) => Failure::Refused(format!("{text}; {so_far}")),
-            Failure::Unavailable(text) => {
-                Failure::Unavailable(format!("{text}; {so_far}, run it again with the whole input"))
-            }
+            Failure::Unavailable(text) => Failure::Unavailable(format!("{text}; {so_far}")),
             failure => failure,
         });
     }
@@ -131,13 +132,16 @@ pub async fn import(
         "records": count,
         "added": added,
         "unchanged": unchanged,
-    }))?;
+    }));
     let count = counted(count as u64, "record");
     match command.dry_run {
         true => output.line(format!("{count} well-formed, digests right")),
         false => output.line(format!("{count}: {added} added, {unchanged} there already")),
-    }?;
-    database.map_or(Ok(()), |database| database.told())
+    }
+    match database {
+        Some(database) => database.told().await,
+        None => Ok(()),
+    }
 }
 
 struct Importing<'a> {
@@ -150,8 +154,12 @@ struct Importing<'a> {
 }
 
 impl Importing<'_> {
-    async fn read(&mut self, input: &mut impl BufRead) -> Result<(), Failure> {
-        let mut progress = Progress::new(0);
+    /// Reads to the end, and writes batch by batch where there is a change.
+    async fn read(
+        &mut self,
+        input: &mut impl BufRead,
+        mut bulk: Option<&mut Bulk>,
+    ) -> Result<(), Failure> {
         let mut line = String::new();
         let mut number = 0_u64;
         loop {
@@ -177,11 +185,10 @@ impl Importing<'_> {
                 );
             } else if let Some(proof) = object.get("checkpoint") {
                 self.check(proof).map_err(wrong)?;
-                self.write().await?;
-                progress.set(self.count as u64);
+                self.write(bulk.as_deref_mut()).await?;
             } else if let Some(proof) = object.get("end") {
                 self.check(proof).map_err(wrong)?;
-                self.write().await?;
+                self.write(bulk).await?;
                 line.clear();
                 return match input.by_ref().take(1).read_line(&mut line) {
                     Ok(0) => Ok(()),
@@ -204,10 +211,13 @@ impl Importing<'_> {
         Ok(())
     }
 
-    async fn write(&mut self) -> Result<(), Failure> {
+    async fn write(&mut self, bulk: Option<&mut Bulk>) -> Result<(), Failure> {
         let batch = std::mem::take(&mut self.batch);
-        let Some(table) = self.table else { return Ok(()) };
-        let imported = table.import(&batch).await?;
+        let Some((table, bulk)) = self.table.zip(bulk) else { return Ok(()) };
+        bulk.before_batch().await?;
+        let imported = table.import(&batch).await;
+        bulk.after_batch(self.count as u64).await?;
+        let imported = imported?;
         if let Some(first) = imported.conflicts.first() {
             return Err(Failure::Refused(format!(
                 "{} differ from what is there under the same id or hash, {first} the first; nothing \

@@ -1,6 +1,6 @@
 //! What a store that wraps another has to pass on.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
@@ -8,15 +8,15 @@ use tokio::task::yield_now;
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::KeyRecord;
-use crate::store::{Change, FeedEvent, FeedEventKind, KeyLookup};
+use crate::store::{Change, FeedEvent, FeedEventKind, KeyLookup, SharedCache};
 
-/// Runs the checks of a store that wraps another: every event of a feed reaches the store beneath, as it
-/// is and once, before the wrapper returns. A wrapper that is a store of its own passes
+/// Runs the checks of a store that wraps another: every event of a feed, and every shared cache that is
+/// noted, reaches the store beneath, as it is and once, before the wrapper returns. A wrapper that is a store of its own passes
 /// [`run`](super::run) as well.
 ///
 /// ```
 /// use std::sync::Arc;
-/// use lexikon_auth::store::{FeedEvent, conformance};
+/// use lexikon_auth::store::{FeedEvent, SharedCache, conformance};
 /// use lexikon_auth::{Candidates, KeyLookup, KeyRecord, StoreError};
 ///
 /// /// Counts look-ups, for instance.
@@ -30,6 +30,10 @@ use crate::store::{Change, FeedEvent, FeedEventKind, KeyLookup};
 ///     async fn on_feed_event(&self, event: &FeedEvent) {
 ///         self.0.on_feed_event(event).await;
 ///     }
+///
+///     async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+///         self.0.register_cache(cache).await
+///     }
 /// }
 ///
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -38,7 +42,7 @@ use crate::store::{Change, FeedEvent, FeedEventKind, KeyLookup};
 /// ```
 ///
 /// # Panics
-/// When an event does not arrive.
+/// When an event or a cache does not arrive.
 pub async fn run_wrapper<W: KeyLookup>(wrap: impl AsyncFnOnce(Beneath) -> W) {
     let beneath = Beneath::default();
     let wrapper = wrap(beneath.clone()).await;
@@ -55,21 +59,29 @@ pub async fn run_wrapper<W: KeyLookup>(wrap: impl AsyncFnOnce(Beneath) -> W) {
     for kind in kinds {
         for event in [FeedEvent::of_database(kind.clone()), FeedEvent::of_shared_cache(kind)] {
             wrapper.on_feed_event(&event).await;
-            let arrived = beneath.take();
+            let arrived = take(&beneath.events);
             assert_eq!(arrived, [event], "every event is passed on, once, before it returns");
         }
     }
+    let cache = SharedCache::stored("prefix:".to_owned(), "0123456789abcdef".to_owned());
+    wrapper.register_cache(&cache).await.expect("the store beneath takes note");
+    assert_eq!(take(&beneath.caches), [cache], "a shared cache is passed on, once");
 }
 
-/// The store beneath a wrapper: it has no keys, and writes down which events reach it.
+/// The store beneath a wrapper: it has no keys, and writes down what reaches it.
 #[derive(Clone, Debug, Default)]
-pub struct Beneath(Arc<Mutex<Vec<FeedEvent>>>);
+pub struct Beneath {
+    events: Arc<Mutex<Vec<FeedEvent>>>,
+    caches: Arc<Mutex<Vec<SharedCache>>>,
+}
 
-impl Beneath {
-    fn take(&self) -> Vec<FeedEvent> {
-        // Nothing panics while the lock is held.
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+fn take<T>(arrived: &Mutex<Vec<T>>) -> Vec<T> {
+    std::mem::take(&mut *lock(arrived))
+}
+
+fn lock<T>(arrived: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    // Nothing panics while the lock is held.
+    arrived.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl KeyLookup for Beneath {
@@ -80,6 +92,11 @@ impl KeyLookup for Beneath {
     async fn on_feed_event(&self, event: &FeedEvent) {
         // Whoever does not wait returns before it has arrived.
         yield_now().await;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
+        lock(&self.events).push(event.clone());
+    }
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        lock(&self.caches).push(cache.clone());
+        Ok(())
     }
 }

@@ -11,8 +11,12 @@ use super::row::Timestamp;
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::store::sql::{Statements, counts, earliest, found};
-use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use crate::store::sql::{
+    CACHES, REGISTER_CACHE, SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found,
+};
+use crate::store::{
+    FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, SharedCache, Usage,
+};
 use crate::telemetry::Operation;
 
 impl KeyLookup for PostgresStore {
@@ -31,6 +35,18 @@ impl KeyLookup for PostgresStore {
     }
 
     async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        let now = Timestamp::new("last_seen_at", SystemTime::now())?;
+        // Asked for each time, because an operator may add the table while this runs.
+        let is_there = "SELECT 1 WHERE to_regclass($1) IS NOT NULL";
+        if self.fetch(|| sqlx::query(is_there).bind(CACHES)).await?.is_empty() {
+            return Ok(());
+        }
+        let SharedCache { prefix, address } = cache.clone();
+        let register = sqlx::query(REGISTER_CACHE).bind(prefix).bind(address).bind(now);
+        self.execute(register).await.map(drop)
+    }
 }
 
 impl KeyStore for PostgresStore {
@@ -135,6 +151,20 @@ impl KeyStore for PostgresStore {
             Ok(())
         });
         self.calls.measure(Operation::Rotate, call).await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        if !self.schema.has_deprecations {
+            return Ok(None);
+        }
+        let query = || sqlx::query(SELECT_EXPIRY_BEFORE).bind(id.to_string());
+        let rows = self.fetch(query).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (before,): (Option<Timestamp>,) = FromRow::from_row(row).map_err(unavailable)?;
+        Ok(Some(before.map(|local| self.time_zone().first_instant(local.to_time()))))
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

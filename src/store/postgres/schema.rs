@@ -7,7 +7,9 @@ use sqlx::postgres::{PgConnection, PgExecutor};
 
 use super::connection::{Connections, limited, unavailable};
 use crate::error::StoreError;
-use crate::store::sql::{CREATE_TABLES, DEPRECATIONS, POLICIES, SECRETS, SETTINGS, Schema, Tables};
+use crate::store::sql::{
+    CACHES, CREATE_TABLES, DEPRECATIONS, POLICIES, SECRETS, SETTINGS, Schema, Tables,
+};
 
 /// The same tables as the lexikon service's, as far as this crate needs them, extension included.
 const CREATE: &str = "
@@ -198,13 +200,14 @@ pub(in crate::store) async fn missing(
     schema: Schema,
 ) -> Result<Vec<&'static str>, StoreError> {
     let (current, _) = triggers(connection).await?;
-    let [secrets, policies, deprecations, settings] = CREATE_TABLES;
+    let [secrets, policies, deprecations, settings, caches] = CREATE_TABLES;
     let parts = [
         (schema.has_secrets, secrets),
         (schema.has_current_since || !schema.has_secrets, ADD_CURRENT_SINCE),
         (schema.has_policies, policies),
         (schema.has_deprecations, deprecations),
         (schema.has_settings, settings),
+        (schema.has_caches, caches),
         (schema.has_details, ADD_DETAILS),
         (current == TRIGGERS, REPORT_KEYS),
         (current == TRIGGERS, REPORT_OWNERS),
@@ -254,6 +257,7 @@ async fn recognise(connection: &mut PgConnection) -> Result<Schema, StoreError> 
         policies: columns(connection, POLICIES).await?,
         deprecations: columns(connection, DEPRECATIONS).await?,
         settings: columns(connection, SETTINGS).await?,
+        caches: columns(connection, CACHES).await?,
     })
 }
 

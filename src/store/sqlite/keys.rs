@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::timestamp::to_text;
-use super::{SqliteStore, unavailable};
+use super::timestamp::{from_text, to_text};
+use super::{SqliteStore, schema, unavailable};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::store::sql::{Statements, counts, earliest, found};
-use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use crate::store::sql::{
+    CACHES, REGISTER_CACHE, SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found,
+};
+use crate::store::{
+    FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, SharedCache, Usage,
+};
 use crate::telemetry::Operation;
 
 impl KeyLookup for SqliteStore {
@@ -28,6 +32,17 @@ impl KeyLookup for SqliteStore {
     }
 
     async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
+
+    async fn register_cache(&self, cache: &SharedCache) -> Result<(), StoreError> {
+        let now = to_text("last_seen_at", SystemTime::now())?;
+        // Asked for each time, because an operator may add the table while this runs.
+        let mut connection = self.pool.acquire().await.map_err(unavailable)?;
+        if schema::columns(&mut connection, CACHES).await?.is_empty() {
+            return Ok(());
+        }
+        let register = sqlx::query(REGISTER_CACHE).bind(&cache.prefix).bind(&cache.address);
+        register.bind(now).execute(&mut *connection).await.map_err(unavailable).map(drop)
+    }
 }
 
 impl KeyStore for SqliteStore {
@@ -128,6 +143,20 @@ impl KeyStore for SqliteStore {
             transaction.commit().await.map_err(unavailable)
         };
         self.calls.measure(Operation::Rotate, call).await
+    }
+
+    async fn expiry_before_deprecation(
+        &self,
+        id: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        if !self.schema.has_deprecations {
+            return Ok(None);
+        }
+        let query = sqlx::query_scalar(SELECT_EXPIRY_BEFORE).bind(id.to_string());
+        let before: Option<Option<String>> =
+            query.fetch_optional(&self.pool).await.map_err(unavailable)?;
+        let to_time = |local| self.time_zone().first_instant(local);
+        Ok(before.map(|before| before.as_deref().and_then(from_text).map(to_time)))
     }
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {

@@ -8,8 +8,10 @@ use tokio::time::sleep;
 
 use super::{PATIENCE, unavailable};
 use crate::error::StoreError;
-use crate::store::sql::{CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS};
-use crate::store::sql::{SETTINGS, Schema, Tables};
+use crate::store::sql::{
+    CACHES, CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS, SETTINGS,
+};
+use crate::store::sql::{Schema, Tables};
 
 /// Adds a column of the extension each. No row is rewritten.
 const EXTEND: [&str; DETAILS.len()] = [
@@ -97,7 +99,7 @@ pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, 
 pub(in crate::store) async fn missing(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<&'static str>, StoreError> {
-    let Tables { api_keys, secrets, policies, deprecations, settings, .. } =
+    let Tables { api_keys, secrets, policies, deprecations, settings, caches, .. } =
         tables(connection).await?;
     let mut statements = Vec::new();
     for (column, statement) in DETAILS.into_iter().zip(EXTEND) {
@@ -108,8 +110,8 @@ pub(in crate::store) async fn missing(
     if !secrets.is_empty() && !secrets.iter().any(|known| known == CURRENT_SINCE) {
         statements.push(ADD_CURRENT_SINCE);
     }
-    for (table, statement) in [secrets, policies, deprecations, settings].iter().zip(CREATE_TABLES)
-    {
+    let own = [secrets, policies, deprecations, settings, caches];
+    for (table, statement) in own.iter().zip(CREATE_TABLES) {
         if table.is_empty() {
             statements.push(statement);
         }
@@ -129,6 +131,7 @@ async fn tables(connection: &mut SqliteConnection) -> Result<Tables, StoreError>
         policies: columns(connection, POLICIES).await?,
         deprecations: columns(connection, DEPRECATIONS).await?,
         settings: columns(connection, SETTINGS).await?,
+        caches: columns(connection, CACHES).await?,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Changes to many rows, a thousand at a time.
 
+use std::future::Future;
+
 use super::filter::Condition;
 use super::{Database, KeyTable, Session, Value};
 use crate::error::StoreError;
@@ -7,6 +9,91 @@ use crate::store::sql::FROM;
 
 /// Rows that are changed in one transaction: a service that works on the same rows waits for one.
 const BATCH: usize = 1000;
+
+/// Who accompanies a change to many rows: shows how far it is, tells caches, or ends it.
+///
+/// Caches that no feed tells of changes have to be told here, each batch before the next one begins: who
+/// changes rows may be interrupted at any time. For those in Redis there is
+/// [`BulkChange`](crate::store::BulkChange), which is such an observer; `()` is one that does nothing.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] {
+/// use lexikon_auth::StoreError;
+/// use lexikon_auth::table::BatchObserver;
+///
+/// /// Prints how many rows have been changed so far.
+/// struct Printed;
+///
+/// impl BatchObserver for Printed {
+///     type Error = StoreError;
+///
+///     async fn after_batch(&mut self, changed: u64) -> Result<(), StoreError> {
+///         println!("{changed}");
+///         Ok(())
+///     }
+/// }
+/// # }
+/// ```
+pub trait BatchObserver: Send {
+    /// Why it ends a change, or why the change failed.
+    type Error: From<StoreError> + Send;
+
+    /// Runs before a batch is written. The future completes before any row of it is locked.
+    ///
+    /// # Errors
+    /// An error ends the change, and the batch is not written.
+    fn before_batch(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Runs once a batch is committed, also where the database did not answer the commit and its fate is
+    /// not known. `changed` rows have been changed so far.
+    ///
+    /// It does not run where the future of the change is dropped while the batch is being committed.
+    ///
+    /// # Errors
+    /// An error ends the change. What was changed stays changed.
+    fn after_batch(
+        &mut self,
+        changed: u64,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        let _ = changed;
+        async { Ok(()) }
+    }
+}
+
+impl BatchObserver for () {
+    type Error = StoreError;
+}
+
+/// Keeps instances from believing what is in Redis, from before the first batch on, and has them forget it
+/// after each. [Finish](crate::store::BulkChange::finish) it afterwards, also where the change failed.
+///
+/// ```no_run
+/// # #[cfg(feature = "sqlite")] {
+/// # use lexikon_auth::{RedisStore, SqliteStore, StoreError};
+/// # use lexikon_auth::table::{KeyFilter, KeyTable};
+/// # async fn run(redis: RedisStore<SqliteStore>, table: KeyTable) -> Result<(), StoreError> {
+/// let mut change = redis.begin_bulk_change().await?;
+/// let now = std::time::SystemTime::now();
+/// let revoked = table.revoke_all(&KeyFilter::legacy(None), now, "SHA-256", &mut change).await;
+/// change.finish().await?;
+/// println!("{} revoked", revoked?);
+/// # Ok(()) }
+/// # }
+/// ```
+#[cfg(feature = "redis")]
+impl BatchObserver for crate::store::BulkChange {
+    type Error = StoreError;
+
+    async fn before_batch(&mut self) -> Result<(), StoreError> {
+        self.mark().await
+    }
+
+    async fn after_batch(&mut self, _: u64) -> Result<(), StoreError> {
+        self.forget().await
+    }
+}
 
 /// A statement about the rows of a batch.
 pub(super) struct Step<'a> {
@@ -34,13 +121,13 @@ impl<'a> Rows<'a> {
 
 impl KeyTable {
     /// Runs the steps on every row, batch by batch, and returns how many rows the first of them changed
-    /// altogether. `progress` is told how many that are so far, after each batch.
-    pub(super) async fn in_batches(
+    /// altogether.
+    pub(super) async fn in_batches<O: BatchObserver>(
         &self,
         rows: Rows<'_>,
         steps: &[Step<'_>],
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         let Rows { id, from, lock, condition } = rows;
         let has_several_writers = match &self.database {
             #[cfg(feature = "sqlite")]
@@ -52,6 +139,7 @@ impl KeyTable {
         let mut changed = 0;
         let mut last: Option<String> = None;
         loop {
+            observer.before_batch().await?;
             let mut session = Session::write(&self.database).await?;
             session.take_turns().await?;
             let mut condition = condition.clone();
@@ -77,8 +165,10 @@ impl KeyTable {
                     changed += rows;
                 }
             }
-            session.commit().await?;
-            progress(changed);
+            let committed = session.commit().await;
+            let observed = observer.after_batch(changed).await;
+            committed?;
+            observed?;
             if ids.len() < BATCH {
                 return Ok(changed);
             }

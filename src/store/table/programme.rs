@@ -2,11 +2,10 @@
 
 use std::time::SystemTime;
 
-use super::batches::{Rows, Step};
+use super::batches::{BatchObserver, Rows, Step};
 use super::filter::Condition;
 use super::{KeyFilter, KeyTable, Session, Value, require_table};
 use crate::error::StoreError;
-use crate::record::KeyId;
 use crate::store::sql::{DEPRECATIONS, Schema};
 
 impl KeyTable {
@@ -32,19 +31,19 @@ impl KeyTable {
     /// let table = KeyTable::from(store);
     /// let (now, week) = (SystemTime::now(), Duration::from_secs(7 * 24 * 3600));
     /// let legacy = KeyFilter::legacy(None);
-    /// let count = table.deprecate(&legacy, now + week, now, &mut |done| println!("{done}")).await?;
-    /// assert_eq!(table.undo_deprecation(false, &mut |_| {}).await?, count);
+    /// let count = table.deprecate(&legacy, now + week, now, &mut ()).await?;
+    /// assert_eq!(table.undo_deprecation(false, &mut ()).await?, count);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// # }
     /// ```
-    pub async fn deprecate(
+    pub async fn deprecate<O: BatchObserver>(
         &self,
         filter: &KeyFilter,
         date: SystemTime,
         now: SystemTime,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
         let local_date = Value::Time(self.time_zone().to_local(date));
         let steps = [
@@ -69,7 +68,7 @@ impl KeyTable {
             },
         ];
         let condition = self.deprecatable(filter, date);
-        self.in_batches(Rows::keys(condition), &steps, progress).await
+        self.in_batches(Rows::keys(condition), &steps, observer).await
     }
 
     /// How many keys [`deprecate`](Self::deprecate) would change.
@@ -92,11 +91,11 @@ impl KeyTable {
     ///
     /// # Errors
     /// Those of [`deprecate`](Self::deprecate).
-    pub async fn undo_deprecation(
+    pub async fn undo_deprecation<O: BatchObserver>(
         &self,
         upgraded_only: bool,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
         let steps = [
             Step {
@@ -114,32 +113,7 @@ impl KeyTable {
             },
         ];
         let rows = deprecated(upgraded_only, self.schema());
-        self.in_batches(rows, &steps, progress).await
-    }
-
-    /// The expiry that a key had before it was deprecated; `None` when it is not, or has got another expiry
-    /// since.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot answer.
-    pub async fn expiry_before_deprecation(
-        &self,
-        id: &KeyId,
-    ) -> Result<Option<Option<SystemTime>>, StoreError> {
-        if !self.schema().has_deprecations {
-            return Ok(None);
-        }
-        let select = format!(
-            "SELECT d.expires_at_before FROM {DEPRECATIONS} d JOIN api_keys k \
-             ON k.id = d.key_id AND k.expires_at = d.expires_at_set WHERE k.id = $1"
-        );
-        let mut session = Session::read(&self.database).await?;
-        let rows = session.rows(&select, &[Value::Text(&id.to_string())]).await?;
-        session.rollback().await?;
-        let time = |row: &super::session::Row| {
-            Ok(row.time(0)?.map(|local| self.time_zone().first_instant(local)))
-        };
-        rows.first().map(time).transpose()
+        self.in_batches(rows, &steps, observer).await
     }
 
     /// The earliest and the latest date that keys in the table were given by a deprecation and still
@@ -162,14 +136,17 @@ impl KeyTable {
         Ok(row.time(0)?.map(from_local).zip(row.time(1)?.map(from_local)))
     }
 
-    /// How many keys are deprecated; with `upgraded_only`, those alone whose hash has been replaced since.
+    /// How many keys [`undo_deprecation`](Self::undo_deprecation) would change.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn count_deprecated(&self, upgraded_only: bool) -> Result<u64, StoreError> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
         let Rows { from, condition, .. } = deprecated(upgraded_only, self.schema());
-        let count = format!("SELECT count(*) {from} WHERE {}", condition.text);
+        let count = format!(
+            "SELECT count(*) {from} WHERE {} AND k.expires_at = d.expires_at_set",
+            condition.text
+        );
         let mut session = Session::read(&self.database).await?;
         let count = session.row(&count, &condition.values).await?.count(0)?;
         session.rollback().await?;
@@ -181,15 +158,15 @@ impl KeyTable {
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot write. What was revoked by then stays revoked.
-    pub async fn revoke_all(
+    pub async fn revoke_all<O: BatchObserver>(
         &self,
         filter: &KeyFilter,
         at: SystemTime,
         reason: &str,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         let condition = self.condition(filter);
-        self.revoke_where(condition, at, reason, progress).await
+        self.revoke_where(condition, at, reason, observer).await
     }
 
     /// Marks every key past its expiry at `now` as revoked, as
@@ -197,12 +174,12 @@ impl KeyTable {
     ///
     /// # Errors
     /// Those of [`revoke_all`](Self::revoke_all).
-    pub async fn expire(
+    pub async fn expire<O: BatchObserver>(
         &self,
         now: SystemTime,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
-        self.revoke_where(self.expired(now), now, "expired", progress).await
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
+        self.revoke_where(self.expired(now), now, "expired", observer).await
     }
 
     /// How many keys [`expire`](Self::expire) would mark.
@@ -215,13 +192,13 @@ impl KeyTable {
         self.count_where(&condition).await
     }
 
-    async fn revoke_where(
+    async fn revoke_where<O: BatchObserver>(
         &self,
         mut condition: Condition<'_>,
         at: SystemTime,
         reason: &str,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<u64, StoreError> {
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
         condition.text += " AND k.is_active";
         let step = if self.schema().has_details {
             Step {
@@ -234,7 +211,7 @@ impl KeyTable {
             let statement = "UPDATE api_keys SET is_active = FALSE WHERE id IN ({ids})".to_owned();
             Step { statement, values: Vec::new() }
         };
-        self.in_batches(Rows::keys(condition), &[step], progress).await
+        self.in_batches(Rows::keys(condition), &[step], observer).await
     }
 
     /// The keys past their expiry.
