@@ -265,6 +265,16 @@ async fn a_feed_without_triggers_says_what_to_do() {
         "ALTER TABLE users ENABLE REPLICA TRIGGER lexikon_auth_owner_changed",
         // It does not fire in those, and DISABLE and ENABLE leave it like this.
         "ALTER TABLE users ENABLE TRIGGER USER",
+        // They fire, but not on every change.
+        "CREATE OR REPLACE TRIGGER lexikon_auth_key_changed AFTER UPDATE ON api_keys FOR EACH ROW \
+         WHEN (OLD.name IS DISTINCT FROM NEW.name) EXECUTE FUNCTION lexikon_auth_report_key(); \
+         ALTER TABLE api_keys ENABLE ALWAYS TRIGGER lexikon_auth_key_changed",
+        "CREATE OR REPLACE TRIGGER lexikon_auth_key_changed AFTER UPDATE OF name ON api_keys \
+         FOR EACH ROW EXECUTE FUNCTION lexikon_auth_report_key(); \
+         ALTER TABLE api_keys ENABLE ALWAYS TRIGGER lexikon_auth_key_changed",
+        "CREATE OR REPLACE TRIGGER lexikon_auth_key_written AFTER INSERT ON api_keys \
+         FOR EACH ROW EXECUTE FUNCTION lexikon_auth_report_key(); \
+         ALTER TABLE api_keys ENABLE ALWAYS TRIGGER lexikon_auth_key_written",
     ];
     for fault in faults {
         scene.run(fault).await;

@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/gated.rs"]
 mod gated;
+#[path = "common/proxy.rs"]
+mod proxy;
 #[path = "common/redis.rs"]
 mod server;
 
@@ -17,6 +19,7 @@ use lexikon_auth::store::{ChangeFeed, FeedEvent, FeedEventKind, Message, Subscri
 use lexikon_auth::{
     Candidates, Change, Follower, KeyLookup, KeyStore, RedisOptions, RedisStore, StoreError,
 };
+use proxy::{Mode, Proxy};
 use redis::Commands;
 use server::RedisServer;
 use tokio::time::sleep;
@@ -160,6 +163,45 @@ async fn a_clock_that_was_set_back_has_everything_forgotten_once() {
     // A change that is made first, before anybody looks, counts as well.
     let () = scene.redis.set("lexikon:auth:clock", future).unwrap();
     revoke(&store, "key-1").await;
+    assert!(is_revoked(&other, &key).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_stands_in_place_of_the_generation_is_mended() {
+    let mut scene = Scene::new();
+    let store = scene.instance().await;
+    let key = scene.beneath.issue("key-1").await;
+    for text in ["zzz", "1", "", "123456789abcdef", "0123456789ABCDEF"] {
+        let () = scene.redis.set("lexikon:auth:generation", text).unwrap();
+        until("used again", || store.is_used()).await;
+        let start = Instant::now();
+        let hits = store.counts().hits;
+        while store.counts().hits == hits {
+            assert!(start.elapsed() < LONG, "entries are stored again after {text:?}");
+            assert!(!is_revoked(&store, &key).await);
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_never_heard_of_a_change_is_told_again() {
+    let scene = Scene::new();
+    let successor = RedisServer::start();
+    let way = Proxy::to(scene.server.port).await;
+    let options = RedisOptions::default().timeout(Duration::from_secs(5));
+    let client = server::client(way.port);
+    let store = RedisStore::new(scene.beneath.clone(), client, &one_secret(), options).await;
+    let other = scene.instance_on(&successor).await;
+    let key = scene.beneath.issue("key-1").await;
+    assert!(!is_revoked(&other, &key).await);
+    // The one still talks to the server of before, which takes the change and dies with it.
+    revoke(&store, "key-1").await;
+    way.lead_to(successor.port);
+    way.set(Mode::Reset);
+    until("noticed", || !store.is_used()).await;
+    way.set(Mode::Forward);
+    until("used again", || store.is_used()).await;
     assert!(is_revoked(&other, &key).await);
 }
 
@@ -383,4 +425,34 @@ async fn what_redis_itself_reports_is_not_written_there_again() {
     assert_eq!(scene.generation(), before);
     store.on_feed_event(&FeedEvent::of_database(FeedEventKind::Changed(Change::All))).await;
     assert_ne!(scene.generation(), before);
+}
+
+/// Asserts that a feed is lost: for whoever follows it, and for whoever begins to.
+async fn assert_lost(store: &RedisStore<Gated>, subscription: &mut impl Subscription) {
+    assert!(subscription.beat().await.is_err());
+    assert!(store.changes().subscribe().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_through_a_server_that_stores_leave_alone_counts_as_lost() {
+    let mut scene = Scene::new();
+    let store = scene.instance().await;
+    let mut subscription = store.changes().subscribe().await.unwrap();
+    subscription.beat().await.unwrap();
+    scene.set("maxmemory-policy", "allkeys-lru");
+    assert_lost(&store, &mut subscription).await;
+    scene.set("maxmemory-policy", "volatile-ttl");
+    store.changes().subscribe().await.map(drop).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_counts_as_lost_until_a_change_to_many_rows_has_finished() {
+    let scene = Scene::new();
+    let store = scene.instance().await;
+    let mut subscription = store.changes().subscribe().await.unwrap();
+    let killed = store.begin_bulk_change().await.unwrap();
+    drop(killed);
+    assert_lost(&store, &mut subscription).await;
+    store.begin_bulk_change().await.unwrap().finish().await.unwrap();
+    store.changes().subscribe().await.map(drop).unwrap();
 }

@@ -141,3 +141,15 @@ pub enum Message {
     /// Nothing of interest here, such as the beat of another instance.
     Other,
 }
+
+/// A text for the next beat of a subscription. Each is drawn anew: who listens too could otherwise answer
+/// for a feed that lags behind.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) fn new_beat() -> Result<String, StoreError> {
+    let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
+    Ok(format!("{BEAT}{name}"))
+}
+
+/// What a beat begins with on a channel, whoever's it is.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) const BEAT: &str = "beat:";

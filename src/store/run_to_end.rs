@@ -1,13 +1,18 @@
 //! Work that cancellation does not split.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::Unsettled;
 use crate::error::StoreError;
+
+/// How often caches forget while it is not known whether a write was made.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs `work` to its end once it has begun. Where the caller gives up waiting for it, what is left goes on
 /// as a task of the runtime that it began on.
@@ -18,7 +23,7 @@ pub(super) fn run_to_end<T: Send + 'static>(
 }
 
 /// Makes a change and has a cache forget what it concerns: `forget` runs after the write, whether it
-/// succeeded or not, and a second time when the outcome of an unsettled one is known.
+/// succeeded or not, and for as long as the outcome of an unsettled one is not known.
 pub(super) async fn then_forget<T: Outcome, F>(
     write: impl Future<Output = Result<T, StoreError>>,
     forget: impl Fn() -> F + Send + 'static,
@@ -33,23 +38,26 @@ where
     forget().await;
     match done {
         Err(StoreError::Unsettled(unsettled)) => {
-            let forgotten = async move {
-                unsettled.settled().await;
-                forget().await;
-            };
-            // A cache above forgets after this one, or it would read an old entry again.
             let settled = match Handle::try_current() {
                 Ok(runtime) => {
-                    let forgotten = runtime.spawn(forgotten);
+                    let forgotten = runtime.spawn(async move {
+                        let mut settled = pin!(unsettled.settled());
+                        // It may be made at any time until then, which makes old what was read before.
+                        while timeout(AGAIN, &mut settled).await.is_err() {
+                            forget().await;
+                        }
+                        forget().await;
+                    });
+                    // A cache above forgets after this one, or it would read an old entry again.
                     Unsettled::new(async move {
                         let _ = forgotten.await;
                     })
                 }
-                // Nobody would go on with it.
-                Err(_) => {
-                    forgotten.await;
-                    Unsettled::new(std::future::ready(()))
-                }
+                // Nobody would go on with it, so whoever waits for the outcome does.
+                Err(_) => Unsettled::new(async move {
+                    unsettled.settled().await;
+                    forget().await;
+                }),
             };
             Err(StoreError::Unsettled(settled))
         }
@@ -111,10 +119,8 @@ impl<T: Send + 'static> Drop for RunToEnd<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use tokio::sync::{Notify, oneshot};
-    use tokio::time::timeout;
 
     use super::*;
 

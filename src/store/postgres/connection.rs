@@ -20,6 +20,10 @@ const KEPT: Duration = Duration::from_millis(50);
 /// How long a connection stays away from the pool, whose limits of age it is to obey.
 const AWAY: Duration = Duration::from_secs(1);
 
+/// How long a write may still be made whose answer never came: a commit can stall in the server, and the
+/// network deliver what was sent to it, after everybody gave up.
+const AFTERMATH: Duration = Duration::from_secs(60);
+
 /// How much later than it should the answer to a statement that was given up may come.
 const OVERDUE: Duration = Duration::from_millis(100);
 
@@ -81,16 +85,24 @@ impl Connections {
         let deadline = Instant::now() + self.patience;
         let lease = limited(self.patience, self.lease()).await?;
         let mut write = Box::pin(write(lease));
-        match timeout_at(deadline.into(), &mut write).await {
-            Ok(done) => done,
-            Err(_) => {
-                let rest = tokio::spawn(timeout(self.patience + OVERDUE, write));
-                let settled = Unsettled::new(async move {
-                    let _ = rest.await;
-                });
-                Err(StoreError::Unsettled(settled))
+        let limit = self.patience + OVERDUE;
+        let settled: Unsettled = match timeout_at(deadline.into(), &mut write).await {
+            Ok(done) if is_unknown(&done) => {
+                // The server may not have noticed that the connection broke, and goes on for as long.
+                Unsettled::new(sleep(limit))
             }
-        }
+            Ok(done) => return done,
+            Err(_) => {
+                let rest = tokio::spawn(timeout(limit, write));
+                Unsettled::new(async move {
+                    let is_known = matches!(rest.await, Ok(Ok(done)) if !is_unknown(&done));
+                    if !is_known {
+                        sleep(AFTERMATH).await;
+                    }
+                })
+            }
+        };
+        Err(StoreError::Unsettled(settled))
     }
 
     pub(in crate::store) fn pool(&self) -> &PgPool {
@@ -257,12 +269,26 @@ pub(super) async fn limited<T>(
     answer.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
 }
 
-/// Whether the connection is of no more use, as far as the answer tells. The server goes on after an
-/// `ERROR`; with anything worse it ends the session.
+/// Whether the connection is of no more use, as far as the answer tells.
 pub(super) fn is_broken<T>(answer: &sqlx::Result<T>) -> bool {
-    let Err(error) = answer else { return false };
+    answer.as_ref().is_err_and(|error| !is_undone(error))
+}
+
+/// Whether the server says that nothing was done. It goes on after an `ERROR`; with anything worse it ends
+/// the session.
+fn is_undone(error: &sqlx::Error) -> bool {
     let error = error.as_database_error().and_then(|error| error.try_downcast_ref());
-    !error.is_some_and(|error: &PgDatabaseError| error.severity() == PgSeverity::Error)
+    error.is_some_and(|error: &PgDatabaseError| error.severity() == PgSeverity::Error)
+}
+
+/// Whether a write that failed may have been made all the same.
+fn is_unknown<T>(done: &Result<T, StoreError>) -> bool {
+    match done {
+        Err(StoreError::Unavailable(error)) => {
+            !error.downcast_ref::<sqlx::Error>().is_some_and(is_undone)
+        }
+        _ => false,
+    }
 }
 
 /// What a failure of sqlx means to a caller. PostgreSQL's codes:

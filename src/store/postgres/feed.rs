@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use super::connection::{limited, unavailable};
 use super::schema::{CHANNEL, Triggers};
 use crate::error::StoreError;
-use crate::record::KeyId;
+use crate::store::change::{BEAT, new_beat};
 use crate::store::{Change, ChangeFeed, Message, Subscription};
 
 /// The changes of keys and owners in a PostgreSQL database, as they are committed.
@@ -46,7 +46,7 @@ pub struct PostgresSubscription {
     listener: PgListener,
     /// As they were when it began.
     triggers: Triggers,
-    /// What this connection sends itself.
+    /// What this connection has sent itself last.
     beat: String,
 }
 
@@ -62,8 +62,7 @@ impl ChangeFeed for PostgresFeed {
             listener.eager_reconnect(false);
             listener.listen(CHANNEL).await.map_err(unavailable)?;
             let triggers = Triggers::prove(&mut listener).await?;
-            let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
-            Ok(PostgresSubscription { listener, triggers, beat: format!("beat:{name}") })
+            Ok(PostgresSubscription { listener, triggers, beat: String::new() })
         })
         .await
     }
@@ -77,7 +76,7 @@ impl Subscription for PostgresSubscription {
         let notification = self.listener.try_recv().await.map_err(unavailable)?.ok_or_else(lost)?;
         Ok(match notification.payload() {
             beat if beat == self.beat => Message::Beat,
-            beat if beat.starts_with("beat:") => Message::Other,
+            beat if beat.starts_with(BEAT) => Message::Other,
             change => Message::Changed(Change::from_text(change)),
         })
     }
@@ -88,6 +87,7 @@ impl Subscription for PostgresSubscription {
             let problem = "the triggers that report changes were disabled or replaced for a while";
             return Err(StoreError::Unavailable(problem.into()));
         }
+        self.beat = new_beat()?;
         let notify =
             sqlx::query("SELECT pg_catalog.pg_notify($1, $2)").bind(CHANNEL).bind(&self.beat);
         notify.execute(&mut self.listener).await.map_err(unavailable).map(drop)

@@ -236,15 +236,26 @@ impl Triggers {
     }
 }
 
-/// How many triggers fire always and call a function with the body that it has here, and their rows.
+/// How many triggers fire always, on every change that matters, and call a function with the body that it
+/// has here; and their rows.
 async fn triggers(connection: impl PgExecutor<'_>) -> Result<(i64, String), StoreError> {
     let bodies = [REPORT_KEYS, REPORT_OWNERS].map(|part| part.split("$$").nth(1));
+    // The bits of tgtype: 1 each row, 4 insert, 8 delete, 16 update, 32 truncate (pg_trigger.h). The
+    // condition of a trigger is printed differently by each version, but always as one long OR.
     let query = sqlx::query_as(
         "SELECT count(*), coalesce(string_agg(concat_ws(' ', t.oid, t.xmin, p.oid, p.xmin), ', ' \
          ORDER BY t.oid), '') FROM pg_catalog.pg_trigger t \
-         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
+         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid, \
+         pg_catalog.pg_get_triggerdef(t.oid) AS definition \
          WHERE t.tgname LIKE 'lexikon\\_auth\\_%' AND t.tgenabled = 'A' AND p.prosrc = ANY($1) \
-         AND t.tgrelid IN (to_regclass('api_keys'), to_regclass('users'))",
+         AND t.tgrelid IN (to_regclass('api_keys'), to_regclass('users')) \
+         AND t.tgtype = CASE WHEN t.tgname LIKE '%\\_written' THEN 1 + 4 + 8 \
+         WHEN t.tgname LIKE '%\\_truncated' THEN 32 ELSE 1 + 16 END \
+         AND cardinality(t.tgattr::int2[]) = 0 \
+         AND (t.tgqual IS NULL OR definition NOT LIKE '% AND %' AND (SELECT bool_and(\
+         definition LIKE '%new.' || name || '%') FROM unnest(CASE t.tgrelid \
+         WHEN to_regclass('users') THEN ARRAY['id', 'is_active'] ELSE ARRAY['id', 'user_id', \
+         'key_hash', 'scopes', 'is_active', 'expires_at'] END) AS name))",
     );
     query.bind(bodies.as_slice()).fetch_one(connection).await.map_err(unavailable)
 }

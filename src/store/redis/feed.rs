@@ -9,8 +9,9 @@ use redis::{Client, Msg, RedisError};
 
 use super::options::RedisOptions;
 use super::script::Scripts;
+use super::server::examine;
 use crate::error::StoreError;
-use crate::record::KeyId;
+use crate::store::change::{BEAT, new_beat};
 use crate::store::{Change, ChangeFeed, FeedOrigin, Message, Subscription};
 
 /// The changes that other instances make through their [`RedisStore`](super::RedisStore).
@@ -40,7 +41,7 @@ pub struct RedisSubscription {
     publisher: MultiplexedConnection,
     options: Arc<RedisOptions>,
     scripts: Scripts,
-    /// What this subscription sends itself.
+    /// What this subscription has sent itself last.
     beat: String,
 }
 
@@ -56,16 +57,15 @@ impl ChangeFeed for RedisFeed {
         subscribed.subscribe(self.options.channel()).await.map_err(unavailable)?;
         let mut publisher =
             self.client.get_multiplexed_async_connection().await.map_err(unavailable)?;
+        prove(&mut publisher, &self.options).await?;
         let scripts = Scripts::new();
-        // Refused by a replica, where nobody tells of changes.
         scripts.touch(&mut publisher, &self.options).await.map_err(unavailable)?;
-        let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
         Ok(RedisSubscription {
             messages: subscribed.into_on_message(),
             publisher,
             options: self.options.clone(),
             scripts,
-            beat: format!("beat:{name}"),
+            beat: String::new(),
         })
     }
 }
@@ -76,7 +76,7 @@ impl Subscription for RedisSubscription {
         let message: Msg = self.messages.next().await.ok_or_else(lost)?;
         Ok(match message.get_payload_bytes() {
             beat if beat == self.beat.as_bytes() => Message::Beat,
-            beat if beat.starts_with(b"beat:") => Message::Other,
+            beat if beat.starts_with(BEAT.as_bytes()) => Message::Other,
             change => match str::from_utf8(change) {
                 Ok(change) => Message::Changed(Change::from_text(change)),
                 Err(_) => Message::Changed(Change::All),
@@ -85,8 +85,27 @@ impl Subscription for RedisSubscription {
     }
 
     async fn beat(&mut self) -> Result<(), StoreError> {
+        prove(&mut self.publisher, &self.options).await?;
+        self.beat = new_beat()?;
         let beat = self.scripts.publish(&mut self.publisher, &self.options, &self.beat);
         beat.await.map_err(unavailable)
+    }
+}
+
+/// Proves that changes are told here. Stores leave a server alone that is of no use to them. And whoever
+/// changes many rows may be killed between a commit and what he has to tell: his marker stays.
+async fn prove(
+    connection: &mut MultiplexedConnection,
+    options: &RedisOptions,
+) -> Result<(), StoreError> {
+    examine(connection).await.map_err(unavailable)?;
+    let marker = redis::cmd("EXISTS").arg(options.changing()).query_async(connection).await;
+    match marker.map_err(unavailable)? {
+        false => Ok(()),
+        true => {
+            let problem = "many keys are being changed, or that was interrupted: run it again";
+            Err(StoreError::Unavailable(problem.into()))
+        }
     }
 }
 

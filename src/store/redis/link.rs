@@ -1,5 +1,6 @@
 //! The connection to Redis: short timeouts, bypassed after a fault, and found again in the background.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::RedisOptions;
@@ -25,8 +27,13 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// How long an examination is good for: the next one is due after a second, and may take two.
 const TRUSTED: Duration = Duration::from_secs(3);
+/// How long it is left alone at most while there are changes that it has to be told of.
+const SHORT_PAUSE: Duration = Duration::from_secs(2);
 /// Most changes that are kept until Redis can be told. Beyond, it forgets everything.
 const MAX_MISSED: usize = 1000;
+/// How long a change that was told is kept, to tell it again: the server may have been replaced already,
+/// by one that has never heard of it.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// Instead of a time: no feed has been followed.
 const UNLIMITED: u64 = u64::MAX;
@@ -39,6 +46,9 @@ pub(super) struct Link {
     runtime: Handle,
     state: RwLock<State>,
     missed: Mutex<Missed>,
+    told: Mutex<Told>,
+    /// Told when there is a first missed change, so that Redis is told soon.
+    first_missed: Arc<Notify>,
     /// Whether there are missed changes: what Redis holds may be older than they are.
     is_distrusted: AtomicBool,
     /// A follower has lost its feed, so changes made elsewhere may not be remembered either.
@@ -103,6 +113,38 @@ impl Missed {
     }
 }
 
+/// The changes that the present server was told of in the last minute.
+#[derive(Default)]
+struct Told {
+    /// The run of the server; none was connected yet.
+    run: Option<Run>,
+    latest: VecDeque<(Instant, Change)>,
+}
+
+impl Told {
+    fn add(&mut self, change: Change) {
+        if self.latest.len() == MAX_MISSED {
+            self.latest.clear();
+            self.latest.push_back((Instant::now(), Change::All));
+        }
+        self.latest.push_back((Instant::now(), change));
+        while self.latest.front().is_some_and(|(time, _)| time.elapsed() > TOLD_AGAIN) {
+            self.latest.pop_front();
+        }
+    }
+
+    /// What another server has to be told of again.
+    fn again(&mut self, run: Run) -> Vec<Change> {
+        match self.run.replace(run) {
+            Some(before) if before != run => {
+                let latest = self.latest.drain(..).filter(|(time, _)| time.elapsed() <= TOLD_AGAIN);
+                latest.map(|(_, change)| change).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
 impl Link {
     pub(super) async fn new(client: Client, options: RedisOptions) -> Arc<Self> {
         let link = Arc::new(Self {
@@ -112,6 +154,8 @@ impl Link {
             runtime: Handle::current(),
             state: RwLock::new(State::Down),
             missed: Mutex::new(Missed::none()),
+            told: Mutex::default(),
+            first_missed: Arc::default(),
             is_distrusted: AtomicBool::new(false),
             is_unfollowed: AtomicBool::new(false),
             start: Instant::now(),
@@ -183,6 +227,13 @@ impl Link {
         }
     }
 
+    /// Logs that Redis is bypassed because many rows are being changed, once until it is used again.
+    pub(super) fn log_changing(&self) {
+        let problem = "many keys are being changed, or that was interrupted: where it was, run it again, \
+             or lxk cache clear --all";
+        self.log(&RedisError::from((ErrorKind::Client, problem)));
+    }
+
     /// Remembers a change in Redis, so that older entries are not read any more. Where that fails,
     /// Redis is bypassed until it has been told.
     pub(super) async fn remember(self: &Arc<Self>, change: &Change, tell_others: bool) {
@@ -190,7 +241,10 @@ impl Link {
         let Some(Connected { mut connection, .. }) = self.any() else { return };
         let remember = self.scripts.remember(&mut connection, &self.options, change, tell_others);
         match remember.await {
-            Ok(()) => unfinished.disarm(),
+            Ok(()) => {
+                lock(&self.told).add(change.clone());
+                unfinished.disarm();
+            }
             Err(error) => self.fail(&error),
         }
     }
@@ -231,7 +285,9 @@ impl Link {
     fn miss(&self, changes: impl IntoIterator<Item = Change>) {
         let mut missed = lock(&self.missed);
         changes.into_iter().for_each(|change| missed.add(change));
-        self.is_distrusted.store(true, Ordering::Release);
+        if !self.is_distrusted.swap(true, Ordering::AcqRel) {
+            self.first_missed.notify_one();
+        }
     }
 
     /// Looks for a connection that can be trusted.
@@ -243,12 +299,17 @@ impl Link {
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let run = self.examine(&mut connection).await?;
+        let again = lock(&self.told).again(run);
+        if !again.is_empty() {
+            self.miss(again);
+        }
         while !self.trust(&connection, run) {
             // Others may have read from it, and from this one, what the changes made old.
             let changes = mem::replace(&mut *lock(&self.missed), Missed::none()).changes();
             let mut missed = Unfinished { link: self.clone(), changes };
             while let Some(change) = missed.changes.last() {
                 self.scripts.remember(&mut connection, &self.options, change, true).await?;
+                lock(&self.told).add(change.clone());
                 missed.changes.pop();
             }
         }
@@ -306,14 +367,19 @@ impl Link {
 async fn supervise(link: Weak<Link>) {
     let mut pause = HEARTBEAT;
     loop {
-        sleep(pause).await;
+        let Some(strong) = link.upgrade() else { return };
+        let first_missed = strong.first_missed.clone();
+        drop(strong);
+        let _ = timeout(pause, first_missed.notified()).await;
         let Some(link) = link.upgrade() else { return };
         pause = match link.check().await {
             Ok(()) => HEARTBEAT,
             Err(error) => {
                 link.fail(&error);
                 link.log(&error);
-                LONGEST_PAUSE.min(2 * pause)
+                let is_waited_for = link.is_distrusted.load(Ordering::Acquire);
+                let longest = if is_waited_for { SHORT_PAUSE } else { LONGEST_PAUSE };
+                longest.min(2 * pause)
             }
         };
     }

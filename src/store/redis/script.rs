@@ -1,5 +1,7 @@
 //! What is written to Redis: each in one step that nothing comes between.
 
+use std::time::Duration;
+
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
@@ -13,7 +15,7 @@ use crate::store::Change;
 /// Notes a change, and returns the generation and the time of the server.
 ///
 /// A new generation has everything forgotten: an entry counts in its own alone. It begins where that is
-/// wanted, where the name is missing (after `FLUSHALL` nothing is known of the changes before), and where
+/// wanted, where the name is missing or holds anything else (after `FLUSHALL` nothing is known of the changes before), and where
 /// the clock of the server was set back: a change would get an earlier time than entries that are older.
 /// The clock is the latest time that any change or entry has. None of the names ever expires, so
 /// `volatile-*` policies do not take them.
@@ -24,7 +26,9 @@ const NOTE: &str = "
     local generation = redis.pcall('GET', KEYS[1])
     local clock = redis.pcall('GET', KEYS[2])
     clock = type(clock) == 'string' and tonumber(clock)
-    if type(generation) ~= 'string' or not clock or clock > now or ARGV[2] == 'all' then
+    local is_known = type(generation) == 'string' and #generation == 16
+        and not string.find(generation, '[^0-9a-f]')
+    if not is_known or not clock or clock > now or ARGV[2] == 'all' then
         generation = ARGV[1]
         redis.call('SET', KEYS[1], generation)
     end
@@ -34,10 +38,14 @@ const NOTE: &str = "
     return {generation, text}
 ";
 
-/// Stores an entry, unless everything has been forgotten since it was read.
+/// Stores an entry, unless everything has been forgotten since it was read, or the clock was set back:
+/// less time has passed on it than in the client.
 const FILL: &str = "
+    local time = redis.call('TIME')
+    local now = time[1] * 1000000 + time[2]
     local clock = tonumber(redis.call('GET', KEYS[2]))
     if redis.call('GET', KEYS[1]) ~= ARGV[1] or not clock then return 0 end
+    if now < ARGV[2] + ARGV[5] then return 0 end
     if clock < tonumber(ARGV[2]) then redis.call('SET', KEYS[2], ARGV[2]) end
     redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
     return 1
@@ -115,13 +123,14 @@ impl Scripts {
         Ok((generation.map_err(|_| RedisError::from(NO_GENERATION))?, time))
     }
 
-    /// Stores an entry, which was read at the `moment`, for so many milliseconds.
+    /// Stores an entry, which was read at the `moment`, so long ago, for so many milliseconds.
     pub(super) async fn fill(
         &self,
         connection: &mut MultiplexedConnection,
         options: &RedisOptions,
         hash: &KeyHash,
         (moment, entry): (Moment, Vec<u8>),
+        elapsed: Duration,
         milliseconds: u64,
     ) -> RedisResult<()> {
         let mut fill = self.fill.key(options.generation());
@@ -129,7 +138,8 @@ impl Scripts {
         fill.arg(format!("{:016x}", moment.generation))
             .arg(moment.time)
             .arg(entry)
-            .arg(milliseconds);
+            .arg(milliseconds)
+            .arg(elapsed_at_least(elapsed));
         fill.invoke_async(connection).await
     }
 
@@ -141,6 +151,11 @@ impl Scripts {
     ) -> RedisResult<()> {
         self.unmark.key(name).arg(value).invoke_async(connection).await
     }
+}
+
+/// What has passed on the clock of the server at least, in microseconds: two clocks never go alike.
+fn elapsed_at_least(elapsed: Duration) -> u64 {
+    (elapsed - elapsed / 100).as_micros() as u64
 }
 
 const NO_GENERATION: (redis::ErrorKind, &str) =

@@ -42,6 +42,8 @@ pub(super) enum Fetched {
 pub(super) struct Missing {
     /// When a read begins that begins now.
     read_at: Moment,
+    /// The same by the clock of this process.
+    asked_at: Instant,
     /// How long Redis may be waited for until this look-up has its answer.
     left: Duration,
 }
@@ -75,9 +77,12 @@ impl Tier {
             Ok(Told::Missing(read_at)) => {
                 self.counters.misses.add(1);
                 let left = limit.saturating_sub(started.elapsed());
-                Fetched::Missing(Missing { read_at, left })
+                Fetched::Missing(Missing { read_at, asked_at: Instant::now(), left })
             }
-            Ok(Told::Changing) => bypassed(),
+            Ok(Told::Changing) => {
+                self.link.log_changing();
+                bypassed()
+            }
             Err(error) => {
                 self.link.fail(&error);
                 bypassed()
@@ -184,7 +189,7 @@ impl Tier {
     }
 
     pub(super) async fn fill(&self, record: &KeyRecord, missing: Missing) {
-        let Missing { read_at, left: limit } = missing;
+        let Missing { read_at, asked_at, left: limit } = missing;
         let connected = self.link.trusted().filter(|connected| connected.run == read_at.run);
         let Some(Connected { mut connection, .. }) = connected else { return };
         let options = self.options();
@@ -199,8 +204,10 @@ impl Tier {
         }
         let milliseconds = (ttl.as_millis() as u64).max(1);
         let scripts = &self.link.scripts;
+        let entry = (read_at, entry);
+        let elapsed = asked_at.elapsed();
         let fill =
-            scripts.fill(&mut connection, options, &record.hash, (read_at, entry), milliseconds);
+            scripts.fill(&mut connection, options, &record.hash, entry, elapsed, milliseconds);
         if let Err(error) = in_time(limit, fill).await {
             self.counters.unwritten.add(1);
             match error.kind() {

@@ -139,9 +139,10 @@ impl KeyTable {
         let mut changed = 0;
         let mut last: Option<String> = None;
         loop {
-            observer.before_batch().await?;
             let mut session = Session::write(&self.database).await?;
             session.take_turns().await?;
+            // In its turn: another change that is through by then takes no marker of this one away.
+            observer.before_batch().await?;
             let mut condition = condition.clone();
             if let Some(last) = &last {
                 condition.and(&format!("{id} > ?"), Value::Text(last));
