@@ -103,13 +103,13 @@ pub trait KeyLookup: Send + Sync {
         candidates: &Candidates,
     ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
 
-    /// The answer of [`find`](Self::find), where it is at hand: in stores in memory and in caches. `None`
-    /// says nothing, and `find` has to be asked.
+    /// The answer of [`find`](Self::find) without a future, as stores in memory and caches have it.
+    /// `None` is no answer, and `find` has to be asked.
     ///
-    /// What serves a request on the spot asks this first, because what need not wait needs no future of
-    /// its own. The default has nothing at hand, which is right for every store that is asked over a
-    /// connection.
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+    /// [`verify_now`](crate::Verifier::verify_now) asks this, and whatever serves a request asks it first:
+    /// what need not wait needs no future of its own. The default never answers, which is right for
+    /// every store that is asked over a connection.
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
         let _ = candidates;
         None
     }

@@ -26,7 +26,7 @@ use crate::verify::{VerifiedKey, Verifier};
 
 /// A verifier over any store.
 pub(crate) trait Verify: Send + Sync {
-    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>>;
+    fn verify_now(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>>;
 
     /// Verifies a key that has to be looked up.
     fn verify(
@@ -44,8 +44,8 @@ type Verification =
     Pin<Box<dyn Future<Output = (Result<VerifiedKey, Denial>, Option<LookUp>)> + Send>>;
 
 impl<S: KeyLookup + 'static> Verify for Verifier<S> {
-    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>> {
-        Some(Verifier::verify_at_hand(self, key.as_bytes())?.map_err(Denial::from))
+    fn verify_now(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>> {
+        Some(Verifier::verify_now(self, key.as_bytes())?.map_err(Denial::from))
     }
 
     fn verify(
@@ -129,7 +129,7 @@ where
             }
             Admission::Deny(denial) => settings.denied(&denial, address),
             Admission::Verify(key) => {
-                match span().in_scope(|| settings.verifier.verify_at_hand(&key)) {
+                match span().in_scope(|| settings.verifier.verify_now(&key)) {
                     Some(answer) => settings.answered(
                         &mut self.inner,
                         request,

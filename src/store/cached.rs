@@ -159,7 +159,7 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
         }
     }
 
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
         self.cache.recall(&candidates.identity())
     }
 

@@ -131,12 +131,12 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// What `find` answers, which is also what is at hand, if anything.
+/// What `find` answers, which is also what `find_now` does, if anything.
 async fn find(store: &impl KeyLookup, candidates: &Candidates) -> Option<Arc<KeyRecord>> {
-    let before = store.find_at_hand(candidates);
+    let before = store.find_now(candidates);
     let found = store.find(candidates).await.expect("find answers");
-    for at_hand in [before, store.find_at_hand(candidates)].into_iter().flatten() {
-        assert_eq!(at_hand, found, "what is at hand is what is found");
+    for now in [before, store.find_now(candidates)].into_iter().flatten() {
+        assert_eq!(now, found, "find_now answers as find does, or not at all");
     }
     found
 }
