@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::http::header::{self, HeaderValue};
 use ::http::{Request, Response};
 use bytes::Bytes;
 use pin_project_lite::pin_project;
@@ -15,6 +14,7 @@ use tower_service::Service;
 use tracing::{Instrument, Span, debug_span};
 
 use super::body::ResponseBody;
+use super::cache_control::keep_private;
 use super::credential::Presented;
 use super::denial::Denial;
 use super::layer::{Admission, LookUp, Settings};
@@ -202,9 +202,8 @@ struct Additions {
 impl Additions {
     fn add_to<R>(&mut self, response: &mut Response<R>) {
         let headers = response.headers_mut();
-        if self.is_private && !headers.contains_key(header::CACHE_CONTROL) {
-            // What Authorization implies: RFC 9111, section 3.5.
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        if self.is_private {
+            keep_private(headers);
         }
         self.notices.add_to(headers);
     }
