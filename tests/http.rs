@@ -185,6 +185,32 @@ async fn shared_caches_keep_off_what_was_answered_to_a_key() {
 }
 
 #[tokio::test]
+async fn a_layer_passes_on_no_key_but_its_own() {
+    let nested = |inner: ApiKeyLayer| app(inner).layer(layer());
+    let key = [("x-api-key", TAGGED)];
+    let preflight =
+        [key[0], ("origin", "https://example.com"), ("access-control-request-method", "GET")];
+    // Beside a key, the outer layer lets it pass.
+    let jwt = [key[0], ("authorization", "Bearer eyJhbGciOi.e30.c2ln")];
+    for (inner, method, headers) in [
+        (layer().optional(), Method::GET, &key[..]),
+        (layer().pass_cors_preflight(), Method::OPTIONS, &preflight),
+        (layer().allow_other_schemes(), Method::GET, &jwt),
+    ] {
+        let mut request = request("/", headers);
+        *request.method_mut() = method;
+        let answer = answer_to(nested(inner).oneshot(request).await.unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(answer.body.starts_with("nobody "), "{}", answer.body);
+    }
+    get_from(&nested(layer().optional()), "/required", &key).await.denied(401, NO_KEY);
+    // Which of several keys arrives is that of the layer next to the service.
+    let inner = layer().optional().key_headers([HeaderName::from_static("x-inner")]);
+    let both = [key[0], ("x-inner", UNTAGGED)];
+    get_from(&nested(inner), "/", &both).await.passed("writer ");
+}
+
+#[tokio::test]
 async fn keys_on_their_way_out_are_said_to_be() {
     let day = Duration::from_secs(24 * 3600);
     let mut soon = record("soon", hmac_hash(SECRETS[0], &key(1)));

@@ -120,7 +120,10 @@ where
         let address = settings.address(&request);
         let credential = settings.headers.take(request.headers_mut(), settings.keeps_headers);
         let admission = settings.admission(&request, credential, address);
-        request.extensions_mut().insert(settings.answers.clone());
+        let extensions = request.extensions_mut();
+        extensions.insert(settings.answers.clone());
+        // What another layer further out has verified is no key of this one.
+        extensions.remove::<VerifiedKey>();
         let state = match admission {
             Admission::Pass => {
                 settings.answers.passed();
