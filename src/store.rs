@@ -308,7 +308,7 @@ impl Page {
 pub struct KeyUpdate {
     /// The new name.
     pub name: Option<Box<str>>,
-    /// The new scopes.
+    /// The new scopes. [`KeyManager::update`](crate::KeyManager::update) drops spaces around their names.
     pub scopes: Option<Scopes>,
     /// The new expiry; `Some(None)` takes the expiry away.
     pub expires_at: Option<Option<SystemTime>>,

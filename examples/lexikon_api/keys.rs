@@ -64,7 +64,7 @@ impl Wanted {
         // The days are counted from before the date that the manager writes.
         let days = |lifetime: Duration| (lifetime + DAY / 2).as_secs() / DAY.as_secs();
         *record.name == self.name
-            && record.scopes == Scopes::parse(&self.scopes)
+            && record.scopes == Scopes::from(&self.scopes)
             && lifetime.map(days) == self.expires_in_days
     }
 }
