@@ -250,8 +250,11 @@ pub trait KeyStore: KeyLookup {
     /// Those of a store that cannot write.
     fn expire(&self, now: SystemTime) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Writes a batch of last uses. A time earlier than the stored one changes nothing, an id without
-    /// a row is passed over.
+    /// Writes a batch of last uses: [`last_used_at`](KeyRecord::last_used_at), and
+    /// [`format`](KeyRecord::format) where the schema can hold it.
+    ///
+    /// A batch may be late. A time never replaces a later one, and a format never goes back from
+    /// HMAC-SHA-256 to SHA-256. An id without a row is passed over.
     ///
     /// # Errors
     /// Those of a store that cannot write. The caller keeps the batch and tries again.

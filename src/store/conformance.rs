@@ -143,8 +143,9 @@ async fn find(store: &impl KeyLookup, candidates: &Candidates) -> Option<Arc<Key
 
 /// The record of the key with a number, which has to be there, and the same however it is read.
 async fn stored(store: &impl KeyStore, number: u32) -> KeyRecord {
-    let found = find(store, &candidates(number)).await.expect("is found");
-    let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers").expect("is found");
+    let found = find(store, &candidates(number)).await.expect("find finds a stored key");
+    let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers");
+    let by_id = by_id.expect("find_by_id finds what find does");
     // The traces of use may be older in what `find` returns.
     let (last_used_at, format) = (by_id.last_used_at, by_id.format);
     let found = KeyRecord { last_used_at, format, ..(*found).clone() };
