@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 
 use crate::key::{EntropyError, MalformedKey};
 use crate::record::{KeyId, OwnerId};
+use crate::scopes::InvalidScopes;
 use crate::secret::SecretFingerprint;
 use crate::store::Unsettled;
 
@@ -195,4 +196,10 @@ pub enum ManageError {
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<InvalidScopes> for ManageError {
+    fn from(_: InvalidScopes) -> Self {
+        Self::Invalid { field: "the scopes", problem: InvalidScopes::PROBLEM }
+    }
 }

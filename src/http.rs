@@ -49,8 +49,17 @@
 //! `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) unless
 //! [`answer_with`](ApiKeyLayer::answer_with) says otherwise, and no answer may be cached. The reason of a
 //! refusal is in the log and the metrics alone.
+//!
+//! Shared caches do not know `X-API-Key` for a header that authorizes. What the service answers to a key in it
+//! gets `Cache-Control: private`, unless it says `private`, `no-store`, `public` or `s-maxage` itself.
+//!
+//! # Layers behind layers
+//!
+//! Each layer passes on the key that it has verified itself, or none: what an optional layer lets pass without
+//! a key has no [`VerifiedKey`](crate::VerifiedKey), also behind another layer that has verified one.
 
 mod body;
+mod cache_control;
 mod credential;
 mod denial;
 #[cfg(feature = "axum")]

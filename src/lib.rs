@@ -99,7 +99,7 @@ pub use policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
 #[cfg(feature = "tokio")]
 pub use policy_follower::{PolicyFollower, PolicySource};
 pub use record::{KeyId, KeyRecord, OwnerId, Revocation};
-pub use scopes::Scopes;
+pub use scopes::{InvalidScopes, Scopes};
 pub use secrecy::SecretString;
 pub use secret::{SecretError, SecretFingerprint, SecretRing, ServerSecret};
 #[cfg(feature = "postgres")]

@@ -53,13 +53,14 @@ impl<S: KeyStore> KeyManager<S> {
     /// Issues a key. Its plaintext is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`ManageError::Invalid`] for an empty owner or id, a text of over 1024 bytes or with a NUL in it, or
-    /// an expiry that is not in the future or after the year 9999;
+    /// [`ManageError::Invalid`] for an empty owner or id, a text of over 1024 bytes or with a NUL in it,
+    /// a scope with white space in it, or an expiry that is not in the future or after the year 9999;
     /// `ManageError::Store(StoreError::UnknownOwner(_))` where the store keeps owners and does not know
     /// this one; `ManageError::Store(StoreError::Conflict)` for an [`id`](NewKey::id) that a key has
     /// already; [`ManageError::Store`] when it cannot write.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, ManageError> {
-        let issued = self.draw(new)?;
+        let scopes = Scopes::parse(new.scopes.as_str())?;
+        let issued = self.draw(NewKey { scopes, ..new })?;
         self.store.insert(&issued.record).await?;
         Ok(issued)
     }
@@ -124,12 +125,13 @@ impl<S: KeyStore> KeyManager<S> {
     /// past, from 1970 on; `ManageError::Store(StoreError::NotFound(_))`.
     pub async fn update(&self, id: &KeyId, update: KeyUpdate) -> Result<(), ManageError> {
         check_text("the name", update.name.as_deref().unwrap_or_default())?;
-        check_text("the scopes", update.scopes.as_ref().map_or("", Scopes::as_str))?;
+        let scopes = update.scopes.map(|scopes| Scopes::parse(scopes.as_str())).transpose()?;
+        check_text("the scopes", scopes.as_ref().map_or("", Scopes::as_str))?;
         let expires_at = match update.expires_at {
             Some(Some(date)) => Some(Some(check_date(date)?)),
             other => other,
         };
-        Ok(self.store.update(id, &KeyUpdate { expires_at, ..update }).await?)
+        Ok(self.store.update(id, &KeyUpdate { scopes, expires_at, ..update }).await?)
     }
 
     /// Revokes a key, for good and at once. Revoking it again changes nothing.
@@ -170,6 +172,7 @@ impl<S: KeyStore> KeyManager<S> {
             (None, None) => None,
             (None, date) => self.store.expiry_before_deprecation(id).await?.unwrap_or(date),
         };
+        // The scopes as they stand: trimmed, they could grant more.
         let (owner, name, scopes) = (old.owner.clone(), old.name.clone(), old.scopes.clone());
         let issued = self.draw(NewKey { id: None, owner, name, scopes, expires_at })?;
         let old_expires_at =
@@ -307,7 +310,8 @@ impl NewKey {
         Self { id: Some(id.into()), ..self }
     }
 
-    /// Sets what the key may do, such as `read,write`; `admin` grants every scope.
+    /// Sets what the key may do, such as `read,write`; `admin` grants every scope. Spaces around names
+    /// are dropped when the key is issued.
     pub fn scopes(self, scopes: impl Into<Scopes>) -> Self {
         Self { scopes: scopes.into(), ..self }
     }

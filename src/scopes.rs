@@ -8,29 +8,47 @@ const ADMIN: &str = "admin";
 
 /// The scopes of a key, as one comma-separated text: `read,write`.
 ///
-/// Spaces around names are dropped, and so are empty and repeated names; unknown names are kept and
-/// names are case-sensitive. No scopes grant nothing, and `admin` grants everything.
+/// What a row says is compared as it stands, as the lexikon service does: split at commas, without
+/// trimming. A row with `read, write` grants `read`, and not `write`. A
+/// [`KeyManager`](crate::KeyManager) writes only what [`parse`](Self::parse) has read.
+///
+/// Unknown names are kept, and names are case-sensitive. No scopes grant nothing, and `admin` grants
+/// everything.
 ///
 /// ```
 /// use lexikon_auth::Scopes;
-/// let scopes = Scopes::parse("read, write");
+/// # fn run() -> Result<(), lexikon_auth::InvalidScopes> {
+/// let scopes = Scopes::parse("read, write")?;
 /// assert!(scopes.allows("write"));
 /// assert!(!scopes.allows("admin"));
-/// assert!(Scopes::parse("admin").allows("write"));
-/// assert!(!Scopes::default().allows("read"));
 /// assert_eq!(scopes.to_string(), "read,write");
 /// assert_eq!(Scopes::from_iter(["read", "write"]), scopes);
+///
+/// assert!(!Scopes::from("read, write").allows("write")); // of a row
+/// assert!(Scopes::from("admin").allows("write"));
+/// assert!(!Scopes::default().allows("read"));
+/// # Ok(()) }
+/// # run().unwrap();
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Scopes(Box<str>);
 
 impl Scopes {
-    /// Reads a comma-separated list. Every text is one; what it does not name is not granted.
-    pub fn parse(text: &str) -> Self {
+    /// Reads a list as people write it: spaces around names are dropped, and so are empty and repeated
+    /// names.
+    ///
+    /// # Errors
+    /// [`InvalidScopes`] for a name with white space or a control character in it: nothing asks for such
+    /// a scope, and whoever wrote `read write` meant two.
+    pub fn parse(text: &str) -> Result<Self, InvalidScopes> {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         let mut seen = HashSet::new();
         let names: Vec<&str> = names.filter(|&name| seen.insert(name)).collect();
-        Self(names.join(",").into())
+        let splits = |character: char| character.is_whitespace() || character.is_control();
+        if names.iter().any(|name| name.contains(splits)) {
+            return Err(InvalidScopes);
+        }
+        Ok(Self(names.join(",").into()))
     }
 
     /// Whether these scopes hold `scope`, or `admin`. `scope` is one name: `allows("read,write")` is
@@ -51,15 +69,16 @@ impl Scopes {
     }
 }
 
+/// The text as it stands in a row.
 impl From<&str> for Scopes {
     fn from(text: &str) -> Self {
-        Self::parse(text)
+        Self(text.into())
     }
 }
 
 impl From<String> for Scopes {
     fn from(text: String) -> Self {
-        text.as_str().into()
+        Self(text.into())
     }
 }
 
@@ -72,7 +91,7 @@ impl From<&String> for Scopes {
 /// The names as if they stood in one list: a name with a comma in it is several.
 impl<'a> FromIterator<&'a str> for Scopes {
     fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
-        Self::parse(&names.into_iter().collect::<Vec<_>>().join(","))
+        Self(names.into_iter().collect::<Vec<_>>().join(",").into())
     }
 }
 
@@ -86,4 +105,14 @@ impl fmt::Debug for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Scopes({:?})", &*self.0)
     }
+}
+
+/// A scope has white space or a control character in it; separate scopes by commas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the scopes {}", Self::PROBLEM)]
+pub struct InvalidScopes;
+
+impl InvalidScopes {
+    pub(crate) const PROBLEM: &str =
+        "hold a name with white space or a control character in it; separate names by commas";
 }

@@ -103,13 +103,13 @@ pub trait KeyLookup: Send + Sync {
         candidates: &Candidates,
     ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
 
-    /// The answer of [`find`](Self::find), where it is at hand: in stores in memory and in caches. `None`
-    /// says nothing, and `find` has to be asked.
+    /// The answer of [`find`](Self::find) without a future, as stores in memory and caches have it.
+    /// `None` is no answer, and `find` has to be asked.
     ///
-    /// What serves a request on the spot asks this first, because what need not wait needs no future of
-    /// its own. The default has nothing at hand, which is right for every store that is asked over a
-    /// connection.
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+    /// [`verify_now`](crate::Verifier::verify_now) asks this, and whatever serves a request asks it first:
+    /// what need not wait needs no future of its own. The default never answers, which is right for
+    /// every store that is asked over a connection.
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
         let _ = candidates;
         None
     }
@@ -250,8 +250,11 @@ pub trait KeyStore: KeyLookup {
     /// Those of a store that cannot write.
     fn expire(&self, now: SystemTime) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Writes a batch of last uses. A time earlier than the stored one changes nothing, an id without
-    /// a row is passed over.
+    /// Writes a batch of last uses: [`last_used_at`](KeyRecord::last_used_at), and
+    /// [`format`](KeyRecord::format) where the schema can hold it.
+    ///
+    /// A batch may be late. A time never replaces a later one, and a format never goes back from
+    /// HMAC-SHA-256 to SHA-256. An id without a row is passed over.
     ///
     /// # Errors
     /// Those of a store that cannot write. The caller keeps the batch and tries again.
@@ -308,7 +311,7 @@ impl Page {
 pub struct KeyUpdate {
     /// The new name.
     pub name: Option<Box<str>>,
-    /// The new scopes.
+    /// The new scopes. [`KeyManager::update`](crate::KeyManager::update) drops spaces around their names.
     pub scopes: Option<Scopes>,
     /// The new expiry; `Some(None)` takes the expiry away.
     pub expires_at: Option<Option<SystemTime>>,

@@ -105,16 +105,38 @@ impl<S: KeyLookup> Verifier<S> {
         }
     }
 
-    /// Verifies a key, if what it takes is at hand.
-    #[cfg(feature = "tower")]
-    pub(crate) fn verify_at_hand(
+    /// Verifies a key without a future, for programs that are not asynchronous.
+    ///
+    /// `None` is no answer: the store has to be asked over a connection, by [`verify`](Self::verify). A
+    /// [`MemoryStore`](crate::MemoryStore) always answers, a cache where it knows, and a key that is
+    /// malformed or has a forged tag is refused over any store.
+    ///
+    /// # Errors
+    /// [`VerifyError::Refused`] when the key is not accepted, [`VerifyError::Unavailable`] when the
+    /// store returned a row that it was not asked for.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use lexikon_auth::{SecretRing, ServerSecret};
+    /// use lexikon_auth::{MemoryStore, Refusal, Verifier};
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// let verifier = Verifier::new(MemoryStore::new(), ring);
+    ///
+    /// let key = "lxk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    /// let answer = verifier.verify_now(key).expect("a store in memory always answers");
+    /// assert_eq!(answer.unwrap_err().refusal(), Some(&Refusal::Unknown));
+    /// # Ok(()) }
+    /// # run().unwrap();
+    /// ```
+    pub fn verify_now(
         &self,
-        presented: &[u8],
+        presented: &(impl AsRef<[u8]> + ?Sized),
     ) -> Option<Result<VerifiedKey, VerifyError>> {
         let started = Stopwatch::start();
         let mut candidates = Candidates::none();
-        let answer = match self.fill(&mut candidates, presented) {
-            Ok(()) => self.decide(&candidates, self.store.find_at_hand(&candidates)?),
+        let answer = match self.fill(&mut candidates, presented.as_ref()) {
+            Ok(()) => self.decide(&candidates, self.store.find_now(&candidates)?),
             Err(refusal) => Err(refusal.into()),
         };
         self.telemetry.ended(started, &answer);

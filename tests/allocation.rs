@@ -369,7 +369,7 @@ mod cache {
             candidates: &Candidates,
         ) -> Result<Option<Arc<KeyRecord>>, StoreError> {
             let hash = candidates.as_slice()[0];
-            let owner = OwnerId::from("0c1e8a52-6d1f-4c39-9d2f-6a1b7a0c9b11");
+            let owner = OwnerId::from(KeyId::random().unwrap().to_string());
             let mut record = KeyRecord::new(KeyId::random().unwrap(), owner, hash);
             record.name = "a name of usual length".into();
             record.scopes = "read,write".into();

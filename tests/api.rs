@@ -21,10 +21,11 @@ mod redis_server;
 mod service;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use client::{Api, KEYS, UNKNOWN, described};
-use common::{FORGED, SECRETS};
+use common::{FORGED, SECRETS, assert_reveals_nothing};
 use lexikon_auth::{KeyId, KeyStore, SqliteStore};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -176,11 +177,12 @@ async fn every_answer_is_as_the_description_says_and_reveals_no_secret() {
     api.get("/api/entries/lexikon", first.body["data"]["key"].as_str().unwrap()).await;
     assert_eq!(api.send(repeated("name")).await.status, 409);
 
-    // What the description has, and needs a database that is down.
+    // What the description has, and needs a database that is down, or a client that is slow.
     let described = described(&api.description);
     let seen = api.seen.lock().unwrap().clone();
+    let elsewhere = |answer: &str| answer.ends_with(" 503") || answer.ends_with(" 408");
     let missing: BTreeSet<_> =
-        described.difference(&seen).filter(|answer| !answer.ends_with(" 503")).collect();
+        described.difference(&seen).filter(|answer| !elsewhere(answer)).collect();
     assert!(missing.is_empty(), "never seen: {missing:?}");
     api.stop().await;
 }
@@ -256,42 +258,45 @@ async fn a_repeated_post_makes_one_key() {
 
     let (status, id, lost, _) = post("deploy", 30, "a").await;
     assert_eq!(status, 201);
-    let (status, same_id, key, _) = post("deploy", 30, "a").await;
-    assert_eq!((status, &same_id), (201, &id));
-    assert_ne!(key, lost);
-    assert!(!is_good(&lost).await, "the lost one is refused");
-    let (status, other_id, ..) = post("deploy", 30, "b").await;
-    assert!(status == 201 && other_id != id);
+    let (status, revoked, ..) = post("deploy", 30, "b").await;
+    assert!(status == 201 && revoked != id);
+    let (_, _, used, _) = post("deploy", 30, "c").await;
     for (name, days) in [("other", 30), ("deploy", 31)] {
         let (status, _, _, code) = post(name, days, "a").await;
         assert_eq!((status, code), (422, json!("idempotency_mismatch")));
     }
-    assert!(is_good(&key).await);
-    // In use: another plaintext would take it from its owner.
-    let (status, _, _, code) = post("deploy", 30, "a").await;
-    assert_eq!((status, code), (409, json!("idempotency_used")));
-    assert!(is_good(&key).await);
-    assert_eq!(api.delete(&other_id, admin).await.status, 200);
-    assert_eq!(post("deploy", 30, "b").await.0, 409, "revoked");
     assert_eq!(post("deploy", 30, "").await.0, 400);
     assert_eq!(post("deploy", 30, &"x".repeat(256)).await.0, 400);
+    assert!(is_good(&used).await);
+    assert_eq!(api.delete(&revoked, admin).await.status, 200);
 
-    // All at once: one key, and the last plaintext that was given out is the one that is good.
-    let (_, _, _, _) = post("warm", 1, "warm").await;
-    let all = futures_util::future::join_all((0..20).map(|_| post("deploy", 30, "c"))).await;
-    let made: Vec<_> = all.iter().filter(|(status, ..)| *status == 201).collect();
-    assert!(!made.is_empty() && made.iter().all(|(_, id, ..)| *id == made[0].1), "{all:?}");
-    let others = all.iter().filter(|(status, ..)| *status != 201);
-    assert!(
-        others
-            .clone()
-            .all(|(status, _, _, code)| *status == 409 && code == "idempotency_under_way")
-    );
-    let mut good = 0;
-    for (_, _, key, _) in &made {
-        good += u32::from(is_good(key).await);
+    // What was shown just now may not be lost; what is in use or revoked is not made anew at any time.
+    let under_way = json!("idempotency_under_way");
+    let used_up = json!("idempotency_used");
+    for (idempotency_key, expected) in [("a", &under_way), ("b", &used_up), ("c", &used_up)] {
+        let (status, _, _, code) = post("deploy", 30, idempotency_key).await;
+        assert_eq!((status, &code), (409, expected));
     }
-    assert_eq!(good, 1);
+    // All at once: one is answered with the key.
+    let all = futures_util::future::join_all((0..20).map(|_| post("deploy", 30, "d"))).await;
+    let (made, others): (Vec<_>, Vec<_>) = all.iter().partition(|(status, ..)| *status == 201);
+    assert_eq!(made.len(), 1, "{all:?}");
+    let is_told = |(status, _, _, code): &(u16, _, _, Value)| *status == 409 && *code == under_way;
+    assert!(others.into_iter().all(is_told), "{all:?}");
+    assert!(is_good(&made[0].2).await);
+
+    // Later, the key that was lost is made anew, and one in use is not taken from its owner.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let (status, same_id, key, _) = post("deploy", 30, "a").await;
+    assert_eq!((status, &same_id), (201, &id));
+    assert_ne!(key, lost);
+    assert!(!is_good(&lost).await, "the lost one is refused");
+    assert!(is_good(&key).await);
+    for idempotency_key in ["b", "c"] {
+        let (status, _, _, code) = post("deploy", 30, idempotency_key).await;
+        assert_eq!((status, &code), (409, &used_up));
+    }
+    assert!(is_good(&used).await);
     // Two of one name are two keys without the header.
     assert_ne!(api.make(admin, "read").await.1, api.make(admin, "read").await.1);
     api.stop().await;
@@ -341,7 +346,95 @@ async fn another_owner_s_keys_are_out_of_reach() {
     // Started again, it makes no other first key.
     let again = Api::on(&folder, "user-2").await.service;
     again.terminate();
-    assert!(!again.wait().1.contains("shown once"));
+    assert!(!again.wait().1.contains("A first key"));
+}
+
+#[test]
+fn the_first_key_is_in_a_file_for_its_owner_alone_and_there_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let database = format!("sqlite://{}/keys-{round}.db", folder.path().display());
+        let start = || {
+            let variables = [
+                ("API_KEY_SECRET", SECRETS[0]),
+                ("DATABASE_URL", &*database),
+                ("FIRST_KEY_FOR", "user-1"),
+            ];
+            Service::start(&variables)
+        };
+        let both = std::thread::scope(|scope| {
+            let both = [scope.spawn(start), scope.spawn(start)];
+            both.map(|instance| instance.join().unwrap())
+        });
+        let files: Vec<_> = both.iter().filter_map(Service::first_key_file).collect();
+        assert_eq!(files.len(), 1, "{both:?}");
+        let mode = std::fs::metadata(&files[0]).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let key = both.iter().find(|instance| instance.first_key_file().is_some()).unwrap();
+        let key = key.first_key();
+        for instance in both {
+            instance.terminate();
+            let (status, output) = instance.wait();
+            assert!(status.success(), "{output}");
+            assert_reveals_nothing(&output, &key);
+        }
+    }
+    // A file that is there already is not written over, and no key is made that would be lost.
+    let database = format!("sqlite://{}/other.db", folder.path().display());
+    let file = folder.path().join("file");
+    std::fs::write(&file, "something else").unwrap();
+    let missing = folder.path().join("nowhere/file");
+    for path in [&file, &missing] {
+        let variables = [
+            ("API_KEY_SECRET", SECRETS[0]),
+            ("DATABASE_URL", &*database),
+            ("FIRST_KEY_FOR", "user-1"),
+            ("FIRST_KEY_FILE", path.to_str().unwrap()),
+        ];
+        let (status, output) = Service::fails(&variables);
+        assert!(!status.success() && output.contains("FIRST_KEY_FILE"), "{output}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "something else");
+    let service = Service::start(&[
+        ("API_KEY_SECRET", SECRETS[0]),
+        ("DATABASE_URL", &database),
+        ("FIRST_KEY_FOR", "user-1"),
+    ]);
+    assert!(service.first_key_file().is_some());
+}
+
+#[tokio::test]
+async fn of_requests_at_once_at_two_instances_one_shows_the_key() {
+    let server = postgres::Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("sqlite://{}/keys.db", folder.path().display());
+    for database in [server.url(), file] {
+        let first = [("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")];
+        let (one, two) = (Api::start(&first).await, Api::start(&first[..1]).await);
+        let admin = &*one.service.first_key();
+        for round in 0..20 {
+            let idempotency_key = round.to_string();
+            let post = async |api: &Api| {
+                let body = json!({ "name": "deploy", "scopes": "read" });
+                let request = api.request(Method::POST, KEYS, admin).json(&body);
+                api.send(request.header("idempotency-key", &idempotency_key)).await
+            };
+            let answers = tokio::join!(post(&one), post(&two), post(&one), post(&two));
+            let answers: [_; 4] = answers.into();
+            let (made, others): (Vec<_>, Vec<_>) =
+                answers.iter().partition(|answer| answer.status == 201);
+            assert_eq!(made.len(), 1, "one of them makes the key");
+            for other in others {
+                assert_eq!((other.status, other.header("retry-after")), (409, "10"));
+            }
+            let key = made[0].body["data"]["key"].as_str().unwrap();
+            for instance in [&one, &two] {
+                assert_eq!(instance.get("/api/entries/none", key).await.status, 404, "accepted");
+            }
+        }
+        one.stop().await;
+        two.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -412,6 +505,48 @@ async fn a_client_that_falls_silent_is_hung_up_on() {
     let _ = hung_up.await.expect("the connection is closed");
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_takes_too_long_is_given_up_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::on(&folder, "user-1").await;
+    let admin = &*api.service.first_key();
+    // A byte now and then, so that the connection is never idle.
+    let slow = async |method: Method, path: &str| {
+        let bytes = futures_util::stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Some((Ok::<_, std::io::Error>(" "), ()))
+        });
+        let request = api.request(method, path, admin).header("content-type", "application/json");
+        api.send(request.body(reqwest::Body::wrap_stream(bytes))).await
+    };
+    let raw = async {
+        let address = api.service.url.strip_prefix("http://").unwrap();
+        let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "PUT /api/entries/slow HTTP/1.1\r\nHost: a\r\nX-API-Key: {admin}\r\n\
+             Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+        );
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let end = connection.read_to_string(&mut answer);
+        tokio::time::timeout(Duration::from_secs(60), end).await.expect("it is closed").unwrap();
+        answer
+    };
+    let (post, put, raw) =
+        tokio::join!(slow(Method::POST, KEYS), slow(Method::PUT, "/api/entries/slow"), raw);
+    for answer in [post, put] {
+        assert_eq!((answer.status, answer.header("connection")), (408, "close"));
+    }
+    assert!(raw.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{raw}");
+    let seen = api.seen.lock().unwrap().clone();
+    for answer in described(&api.description).iter().filter(|answer| answer.ends_with(" 408")) {
+        assert!(seen.contains(answer), "never seen: {answer}");
+    }
+    // Other requests are answered.
+    assert_eq!(api.get(KEYS, admin).await.status, 200);
 }
 
 #[tokio::test]

@@ -218,9 +218,11 @@ async fn the_tier_as_a_wrapper() {
 
 #[cfg(feature = "sqlite")]
 mod sqlite {
-    use std::path::PathBuf;
+    use std::panic::AssertUnwindSafe;
+    use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use futures_util::FutureExt;
     use lexikon_auth::SqliteStore;
     use sqlx::sqlite::SqlitePool;
     use tempfile::TempDir;
@@ -246,15 +248,21 @@ mod sqlite {
         folder.path().join(format!("{}.db", COUNT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    impl Subject for Own {
-        type Store = SqliteStore;
-
-        async fn empty(&self) -> SqliteStore {
-            let store = SqliteStore::open_or_create(new_path(&self.0)).await.unwrap();
+    impl Own {
+        async fn at(&self, path: &Path) -> SqliteStore {
+            let store = SqliteStore::open_or_create(path).await.unwrap();
             for owner in conformance::OWNERS {
                 store.set_owner_active(&owner.into(), true).await.unwrap();
             }
             store
+        }
+    }
+
+    impl Subject for Own {
+        type Store = SqliteStore;
+
+        async fn empty(&self) -> SqliteStore {
+            self.at(&new_path(&self.0)).await
         }
 
         async fn set_owner_active(&self, store: &SqliteStore, owner: &OwnerId, active: bool) {
@@ -304,6 +312,63 @@ mod sqlite {
     #[tokio::test(flavor = "multi_thread")]
     async fn cached() {
         run_cached(|| Own(folder())).await;
+    }
+
+    /// A store with a fault that a trigger makes.
+    struct Broken {
+        store: Own,
+        trigger: &'static str,
+    }
+
+    impl Subject for Broken {
+        type Store = SqliteStore;
+
+        async fn empty(&self) -> SqliteStore {
+            let path = new_path(&self.store.0);
+            let store = self.store.at(&path).await;
+            let pool = SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+            sqlx::raw_sql(self.trigger).execute(&pool).await.unwrap();
+            pool.close().await;
+            store
+        }
+
+        async fn set_owner_active(&self, store: &SqliteStore, owner: &OwnerId, active: bool) {
+            self.store.set_owner_active(store, owner, active).await;
+        }
+
+        fn keeps_owners(&self) -> bool {
+            self.store.keeps_owners()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_breaks_a_promise_is_told_which() {
+        for (trigger, promise) in [
+            (
+                "CREATE TRIGGER forgets AFTER UPDATE OF hash_format ON api_keys \
+                 WHEN OLD.key_hash = NEW.key_hash \
+                 BEGIN UPDATE api_keys SET hash_format = OLD.hash_format WHERE id = NEW.id; END",
+                "record_usage writes format",
+            ),
+            (
+                "CREATE TRIGGER goes_back AFTER UPDATE OF hash_format ON api_keys \
+                 WHEN OLD.hash_format = 'hmac-sha256' \
+                 BEGIN UPDATE api_keys SET hash_format = 'sha256' WHERE id = NEW.id; END",
+                "record_usage never writes format back from HMAC-SHA-256 to SHA-256",
+            ),
+            (
+                "CREATE TRIGGER loses AFTER UPDATE OF last_used_at ON api_keys \
+                 BEGIN UPDATE api_keys SET last_used_at = NULL WHERE id = NEW.id; END",
+                "record_usage writes last_used_at",
+            ),
+        ] {
+            let subject = Broken { store: Own(folder()), trigger };
+            let suite = AssertUnwindSafe(conformance::run(&subject)).catch_unwind();
+            let panic = suite.await.expect_err("the fault is found");
+            let told = panic.downcast_ref::<String>().map(|told| &**told);
+            let told = told.or(panic.downcast_ref().copied()).expect("a message");
+            assert!(told.contains(promise), "{told}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::IntoResponse;
+use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::get;
 use common::{
     FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, ready, record,
@@ -141,17 +141,73 @@ async fn headers_can_be_named() {
 
 #[tokio::test]
 async fn shared_caches_keep_off_what_was_answered_to_a_key() {
-    let app = Router::new()
-        .route("/", get(async || "silent"))
-        .route("/public", get(async || [("cache-control", "public, max-age=60")].into_response()))
-        .layer(layer());
+    let answered = async |headers: &[(&str, &str)], lines: &[&'static str]| {
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|&line| (header::CACHE_CONTROL, HeaderValue::from_static(line)))
+            .collect();
+        let answer = async || (AppendHeaders(lines), "answer").into_response();
+        let app = Router::new().route("/", get(answer)).layer(layer());
+        let answer = get_from(&app, "/", headers).await;
+        let lines = answer.headers.get_all(header::CACHE_CONTROL).iter();
+        lines.map(|line| line.to_str().unwrap()).collect::<Vec<_>>().join(", ")
+    };
     let key = [("x-api-key", TAGGED)];
-    assert_eq!(get_from(&app, "/", &key).await.header("cache-control"), "private");
-    let public = get_from(&app, "/public", &key).await;
-    assert_eq!(public.header("cache-control"), "public, max-age=60", "the service decides");
-    // Caches know what Authorization means.
-    let bearer = [("authorization", &*bearer(TAGGED))];
-    assert_eq!(get_from(&app, "/", &bearer).await.header("cache-control"), "");
+    assert_eq!(answered(&key, &[]).await, "private");
+    for silent in [
+        &["no-transform"][..],
+        &["max-age=60"],
+        &["must-revalidate"],
+        &["no-cache"],
+        &["max-age=60", "no-transform"],
+        // What only looks like a word for shared caches.
+        &["private=\"set-cookie\""],
+        &["extension=\"public, s-maxage=1, private\""],
+        &["extension=\"\\\", public\""],
+        &["s-maxage"],
+        &["republic, privately"],
+    ] {
+        let expected = [silent, &["private"]].concat().join(", ");
+        assert_eq!(answered(&key, silent).await, expected, "the service said nothing of it");
+        // Caches know what Authorization means.
+        let bearer = [("authorization", &*bearer(TAGGED))];
+        assert_eq!(answered(&bearer, silent).await, silent.join(", "));
+    }
+    for decided in [
+        &["public, max-age=60"][..],
+        &["max-age=60", "Private"],
+        &["no-store"],
+        &["S-MaxAge=60 ,max-age=1"],
+        &["extension=\"\\\"\",public"],
+    ] {
+        assert_eq!(answered(&key, decided).await, decided.join(", "), "the service decides");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_passes_on_no_key_but_its_own() {
+    let nested = |inner: ApiKeyLayer| app(inner).layer(layer());
+    let key = [("x-api-key", TAGGED)];
+    let preflight =
+        [key[0], ("origin", "https://example.com"), ("access-control-request-method", "GET")];
+    // Beside a key, the outer layer lets it pass.
+    let jwt = [key[0], ("authorization", "Bearer eyJhbGciOi.e30.c2ln")];
+    for (inner, method, headers) in [
+        (layer().optional(), Method::GET, &key[..]),
+        (layer().pass_cors_preflight(), Method::OPTIONS, &preflight),
+        (layer().allow_other_schemes(), Method::GET, &jwt),
+    ] {
+        let mut request = request("/", headers);
+        *request.method_mut() = method;
+        let answer = answer_to(nested(inner).oneshot(request).await.unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(answer.body.starts_with("nobody "), "{}", answer.body);
+    }
+    get_from(&nested(layer().optional()), "/required", &key).await.denied(401, NO_KEY);
+    // Which of several keys arrives is that of the layer next to the service.
+    let inner = layer().optional().key_headers([HeaderName::from_static("x-inner")]);
+    let both = [key[0], ("x-inner", UNTAGGED)];
+    get_from(&nested(inner), "/", &both).await.passed("writer ");
 }
 
 #[tokio::test]

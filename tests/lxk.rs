@@ -197,6 +197,18 @@ fn a_file_that_may_not_be_written_is_read() {
 }
 
 #[test]
+fn scopes_are_written_without_the_spaces_around_them_and_refused_with_one_inside() {
+    let desk = Desk::new();
+    let issue = |scopes| {
+        desk.lxk(&["--json", "issue", "--owner", "user-1", "--name", "x", "--scopes", scopes])
+    };
+    let issued = issue(" read, write ").object();
+    assert_eq!(issued["scopes"], serde_json::json!(["read", "write"]));
+    issue("read write").fails(2, "separate names by commas");
+    assert_eq!(desk.lxk(&["--json", "list", "--owner", "user-1"]).objects().len(), 1);
+}
+
+#[test]
 fn a_secret_that_is_missing_weak_or_wrong_is_refused() {
     let issue = ["issue", "--owner", "user-1", "--name", "x"];
     let desk = Desk::new();

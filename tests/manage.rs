@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, UNTAGGED, WildClock, legacy_hash, noon, one_secret, ready, record, ring};
+use common::{
+    SECRETS, UNTAGGED, WildClock, hmac_hash, legacy_hash, noon, one_secret, ready, record, ring,
+};
 use desk::{
     Desk, HOUR, MICROSECOND, NANOSECOND, SECOND, end_of_time, extremes, invalid_field, new_key,
     store_error,
@@ -96,6 +98,9 @@ fn a_key_with_values_that_cannot_be_stored_is_not_issued() {
         ("the name", named(&wide)),
         ("the scopes", new_key().scopes("read,wri\0te")),
         ("the scopes", new_key().scopes(&*long)),
+        ("the scopes", new_key().scopes("read write")),
+        ("the scopes", new_key().scopes("read,write\tadmin")),
+        ("the scopes", new_key().scopes("read,wri\u{a0}te")),
         ("the expiry", new_key().expires_at(noon())),
         ("the expiry", new_key().expires_at(noon() - SECOND)),
         ("the expiry", new_key().expires_at(noon() + MICROSECOND - NANOSECOND)),
@@ -134,10 +139,30 @@ fn owned_texts_and_lists_of_names_are_taken() {
     let issued = desk.issue(NewKey::new(&owner, "deploy").scopes(Scopes::from_iter(names)));
     assert_eq!(issued.record.owner.as_str(), owner);
     assert_eq!(issued.record.scopes.as_str(), "read,write");
-    let scopes = "read, admin".to_owned();
+    let scopes = "read".to_owned();
     let issued = desk.issue(NewKey::new(owner, "deploy").scopes(&scopes));
     assert_eq!(issued.record.scopes, Scopes::from(scopes));
     assert_eq!((KeyId::from(&id), KeyId::from(id)), ("key-1".into(), "key-1".into()));
+}
+
+#[test]
+fn scopes_are_tidied_where_they_are_given_and_left_as_they_stand_in_a_row() {
+    let desk = Desk::new();
+    let issued = desk.issue(new_key().scopes(" read, write ,read,,"));
+    let id = &issued.record.id;
+    assert_eq!(desk.stored(id).scopes.as_str(), "read,write");
+    ready(desk.manager.update(id, KeyUpdate::default().scopes("admin "))).unwrap();
+    assert_eq!(desk.stored(id).scopes.as_str(), "admin");
+
+    // A row of the lexikon service, which grants `read` alone. So does its successor.
+    let mut row = record("row", hmac_hash(SECRETS[0], UNTAGGED));
+    row.scopes = "read, write, admin".into();
+    ready(desk.store.insert(&row)).unwrap();
+    let successor = ready(desk.manager.rotate(&row.id, Rotation::default())).unwrap();
+    assert_eq!(desk.stored(&successor.record.id).scopes, row.scopes);
+    let verified = ready(desk.verifier.verify(successor.key.expose_secret())).unwrap();
+    let granted = ["read", "write", "admin"].map(|scope| verified.allows(scope));
+    assert_eq!(granted, [true, false, false]);
 }
 
 #[test]
@@ -233,6 +258,7 @@ fn an_update_with_values_that_cannot_be_stored_changes_nothing() {
         ("the name", update().name(&long)),
         ("the scopes", update().scopes("a\0")),
         ("the scopes", update().scopes(&long)),
+        ("the scopes", update().scopes("read write")),
     ];
     let dated = |date| ("the expiry", update().expires_at(date));
     updates.extend(extremes().map(dated));

@@ -181,15 +181,29 @@ proptest! {
     }
 
     #[test]
-    fn scopes_are_the_trimmed_distinct_names_in_their_order(text in scope_text()) {
+    fn parsed_scopes_are_the_trimmed_distinct_names_in_their_order(text in scope_text()) {
         let mut seen = BTreeSet::new();
         let trimmed = text.split(',').map(|name| name.trim_matches(char::is_whitespace));
         let names: Vec<_> = trimmed.filter(|name| !name.is_empty() && seen.insert(*name)).collect();
-        let scopes = Scopes::parse(&text);
+        let splits = |name: &&str| name.chars().any(|c| c.is_whitespace() || c.is_control());
+        let Ok(scopes) = Scopes::parse(&text) else {
+            prop_assert!(names.iter().any(splits));
+            return Ok(());
+        };
+        prop_assert!(!names.iter().any(splits));
         prop_assert_eq!(scopes.iter().collect::<Vec<_>>(), names.clone());
         prop_assert_eq!(scopes.as_str(), names.join(","));
         prop_assert_eq!(scopes.to_string(), scopes.as_str());
-        prop_assert_eq!(&Scopes::parse(scopes.as_str()), &scopes);
+        prop_assert_eq!(Scopes::parse(scopes.as_str()), Ok(scopes));
+    }
+
+    #[test]
+    fn a_row_grants_what_stands_between_its_commas(text in scope_text(), asked in scope_name()) {
+        let scopes = Scopes::from(&*text);
+        let mut names = text.split(',').filter(|name| !name.is_empty());
+        let granted = names.any(|name| [&*asked, "admin"].contains(&name));
+        prop_assert_eq!(scopes.allows(&asked), granted);
+        prop_assert_eq!(scopes.as_str(), text);
     }
 
     #[test]
@@ -197,7 +211,7 @@ proptest! {
         text in scope_text(),
         asked in scope_name(),
     ) {
-        let scopes = Scopes::parse(&text);
+        let scopes = Scopes::from(&*text);
         let holds = |wanted: &str| scopes.iter().any(|name| name == wanted);
         prop_assert_eq!(scopes.allows(&asked), holds("admin") || holds(&asked));
     }
@@ -208,16 +222,17 @@ proptest! {
 
     #[test]
     fn no_scopes_grant_nothing(blanks in "[ ,\t\n]{0,20}", asked in scope_name()) {
-        prop_assert!(!Scopes::parse(&blanks).allows(&asked));
-        prop_assert!(!Scopes::parse(&blanks).allows("admin"));
-        prop_assert_eq!(Scopes::parse(&blanks), Scopes::default());
+        prop_assert!(!Scopes::from(&*blanks).allows("admin"));
+        let parsed = Scopes::parse(&blanks);
+        prop_assert_eq!(&parsed, &Ok(Scopes::default()));
+        prop_assert!(!parsed.unwrap().allows(&asked));
     }
 }
 
 #[test]
 fn scope_names_are_case_sensitive_and_never_lists() {
     let allowed =
-        [("read", "read"), ("read,write", "write"), (" admin ", "anything"), ("ad,x", "x")];
+        [("read", "read"), ("read,write", "write"), ("x,admin", "anything"), ("ad,x", "x")];
     let refused = [
         ("Admin", "read"),
         ("ADMIN", "read"),
@@ -230,12 +245,16 @@ fn scope_names_are_case_sensitive_and_never_lists() {
         ("", ""),
         ("read write", "read"),
         ("read;admin", "read"),
+        ("read, write", "write"),
+        ("admin ", "read"),
+        (" admin", "admin"),
+        ("\tread", "read"),
     ];
     for (scopes, asked) in allowed {
-        assert!(Scopes::parse(scopes).allows(asked), "{scopes:?} and {asked:?}");
+        assert!(Scopes::from(scopes).allows(asked), "{scopes:?} and {asked:?}");
     }
     for (scopes, asked) in refused {
-        assert!(!Scopes::parse(scopes).allows(asked), "{scopes:?} and {asked:?}");
+        assert!(!Scopes::from(scopes).allows(asked), "{scopes:?} and {asked:?}");
     }
 }
 

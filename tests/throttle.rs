@@ -5,9 +5,11 @@ mod common;
 #[path = "common/gated.rs"]
 mod gated;
 
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,7 +19,9 @@ use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, one_secret, record, s
 use gated::Gated;
 use http::{HeaderName, Request, Response, StatusCode};
 use lexikon_auth::http::{ApiKeyLayer, Throttle};
-use lexikon_auth::{KeyStore, Verifier};
+use lexikon_auth::store::FeedEvent;
+use lexikon_auth::{Candidates, KeyLookup, KeyRecord, KeyStore, MemoryStore, StoreError, Verifier};
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 const LIMIT: u32 = 3;
@@ -229,6 +233,78 @@ async fn a_look_up_that_is_given_up_holds_up_nobody() {
     }
     gated.closed.send_replace(false);
     assert_eq!(status(&app, "192.0.2.1", TAGGED).await, 200);
+}
+
+/// Answers when it is asked again, as a database does.
+struct Distant(MemoryStore);
+
+impl KeyLookup for Distant {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        tokio::task::yield_now().await;
+        self.0.find(candidates).await
+    }
+
+    async fn on_feed_event(&self, _: &FeedEvent) {}
+}
+
+#[tokio::test]
+async fn each_of_many_look_ups_is_woken_a_few_times_and_in_its_turn() {
+    const REQUESTS: usize = 400;
+    let store = Distant(store(&[record("key", hmac_hash(SECRETS[0], TAGGED))]));
+    let layer = ApiKeyLayer::new(Arc::new(Verifier::new(store, one_secret())));
+    let layer = layer.throttle(throttle(1, WINDOW));
+    let app = Router::new().route("/", get(async || "open")).layer(layer);
+    let polls = Arc::new(AtomicUsize::new(0));
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let requests: JoinSet<_> = (0..REQUESTS)
+        .map(|number| {
+            let (app, polls, answered) = (app.clone(), polls.clone(), answered.clone());
+            let answer = async move {
+                let answer = status(&app, "192.0.2.1", TAGGED).await;
+                answered.lock().unwrap().push(number);
+                answer
+            };
+            let mut answer = Box::pin(answer);
+            poll_fn(move |context| {
+                polls.fetch_add(1, Ordering::Relaxed);
+                answer.as_mut().poll(context)
+            })
+        })
+        .collect();
+    assert_eq!(requests.join_all().await, [200; REQUESTS]);
+    let polls = polls.load(Ordering::Relaxed);
+    assert!(polls <= 8 * REQUESTS, "{polls} polls of {REQUESTS} requests");
+    assert!(answered.lock().unwrap().is_sorted(), "first come, first served");
+}
+
+#[tokio::test]
+async fn whoever_gives_up_waiting_passes_the_turn_on() {
+    let (app, gated) = held_up(1);
+    gated.keys.insert(&record("key", hmac_hash(SECRETS[0], TAGGED))).await.unwrap();
+    let mut requests: Vec<_> = (0..10)
+        .map(|_| {
+            let app = app.clone();
+            tokio::spawn(async move { status(&app, "192.0.2.1", TAGGED).await })
+        })
+        .collect();
+    let let_all_run = async || {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let_all_run().await;
+    assert_eq!(gated.reads(), 1, "the others wait");
+    // The one that looks a key up, the next in turn, one in the middle, and the last.
+    for number in [9, 5, 1, 0] {
+        requests.remove(number).abort();
+    }
+    gated.closed.send_replace(false);
+    // Before it has run, so that it gives up what it was just given.
+    requests.remove(0).abort();
+    let_all_run().await;
+    for request in requests {
+        assert_eq!(request.await.unwrap(), 200);
+    }
 }
 
 #[tokio::test]

@@ -315,3 +315,22 @@ fn a_key_may_be_presented_as_any_bytes() {
     assert!(ready(verifier.verify(&TAGGED.to_owned())).is_ok());
     assert!(ready(verifier.verify(&TAGGED.as_bytes().to_vec())).is_ok());
 }
+
+#[test]
+fn without_a_future_the_answer_is_the_same_or_none() {
+    let in_memory = verifier(store(&[record("key-1", hmac_hash(SECRETS[0], TAGGED))]));
+    let verified = in_memory.verify_now(TAGGED).expect("an answer").unwrap();
+    assert_eq!(*verified.id(), "key-1".into());
+    for key in ["lxk_", FORGED, UNTAGGED] {
+        let error = in_memory.verify_now(key).expect("an answer").unwrap_err();
+        assert_eq!(error.refusal(), Some(&refusal(&in_memory, key)));
+    }
+    // Asked over a connection: what needs no look-up is refused, the rest is for `verify`.
+    let remote = verifier(Failing);
+    for key in ["lxk_", FORGED] {
+        assert!(remote.verify_now(key.as_bytes()).expect("an answer").is_err());
+    }
+    for key in [TAGGED, UNTAGGED] {
+        assert!(remote.verify_now(key).is_none());
+    }
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 mod alternatives;
+mod cache;
 mod digest;
 mod issue;
 mod limit;
@@ -23,7 +24,8 @@ fn config() -> Criterion {
 criterion_group! {
     name = all;
     config = config();
-    targets = limit::bench, digest::bench, verify::bench, sqlite::bench, issue::bench, threads::bench,
+    targets = limit::bench, digest::bench, verify::bench, sqlite::bench, cache::bench,
+        issue::bench, threads::bench,
         alternatives::bench,
 }
 criterion_main!(all);

@@ -1,11 +1,13 @@
 //! The forms of answers: `{"success": …}` for what is managed, `{"detail": …}` for keys that are denied.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
-use axum::http::header::{self, HeaderValue};
+use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{Response, StatusCode};
-use axum::response::IntoResponse;
+use axum::response::{AppendHeaders, IntoResponse};
 use lexikon_auth::http::Denial;
 use lexikon_auth::{ManageError, StoreError};
 use serde::Serialize;
@@ -28,6 +30,8 @@ pub struct Failure {
     error: Problem,
     #[serde(skip)]
     status: StatusCode,
+    #[serde(skip)]
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 #[derive(Serialize)]
@@ -38,13 +42,31 @@ struct Problem {
 
 impl Failure {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { success: false, error: Problem { code, message: message.into() }, status }
+        let error = Problem { code, message: message.into() };
+        Self { success: false, error, status, header: None }
+    }
+
+    /// A body that took too long. What is left of it stands in the way of another request, so the connection
+    /// ends (RFC 9110, section 15.5.9).
+    pub fn too_slow() -> Self {
+        let failure = Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long");
+        let close = HeaderValue::from_static("close");
+        Self { header: Some((header::CONNECTION, close)), ..failure }
+    }
+
+    /// Another request with the same Idempotency-Key is being answered, or was a moment ago.
+    pub fn under_way(held: Duration) -> Self {
+        let message = "a request with this Idempotency-Key is under way, or was answered just now";
+        let failure = Self::new(StatusCode::CONFLICT, "idempotency_under_way", message);
+        Self { header: Some((header::RETRY_AFTER, held.as_secs().into())), ..failure }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> axum::response::Response {
-        (self.status, [(header::CACHE_CONTROL, "no-store")], Json(self)).into_response()
+        let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+        let header = self.header.clone().map(|header| AppendHeaders([header]));
+        (self.status, no_store, header, Json(self)).into_response()
     }
 }
 
@@ -56,9 +78,9 @@ impl From<ManageError> for Failure {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string())
             }
             ManageError::Store(StoreError::NotFound(_)) => no_such_key(),
-            ManageError::Store(StoreError::Changed(_)) => {
-                Self::new(StatusCode::CONFLICT, "conflict", "the key was changed; try again")
-            }
+            ManageError::Store(
+                StoreError::Changed(_) | StoreError::Conflict | StoreError::NotInForce(_),
+            ) => Self::new(StatusCode::CONFLICT, "conflict", "the key was changed; try again"),
             error => {
                 tracing::error!(%error, "a key could not be managed");
                 let message = "keys cannot be managed right now; try again";

@@ -2,11 +2,14 @@
 
 use std::error::Error;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use lexikon_auth::{SecretRing, ServerSecret};
 use tempfile::TempDir;
+
+const FIRST_KEY_FILE: &str = "first_key.header";
 
 /// | variable | meaning |
 /// | --- | --- |
@@ -15,7 +18,8 @@ use tempfile::TempDir;
 /// | `REDIS_URL` | `redis://…`, a level of cache that instances share. Optional |
 /// | `ADDRESS` | where to listen. Default `127.0.0.1:8080` |
 /// | `TRUSTED_PROXIES` | networks of proxies whose `X-Forwarded-For` is believed, separated by commas |
-/// | `FIRST_KEY_FOR` | makes a key with the scope `admin` for this owner, unless it has keys, and prints it once |
+/// | `FIRST_KEY_FOR` | makes a key with the scope `admin` for this owner, unless it has keys |
+/// | `FIRST_KEY_FILE` | where to write that key, as a header. Default `first_key.header` |
 pub struct Config {
     pub ring: SecretRing,
     pub database_url: String,
@@ -23,6 +27,7 @@ pub struct Config {
     pub address: String,
     pub trusted_proxies: Vec<IpNet>,
     pub first_key_for: Option<String>,
+    pub first_key_file: PathBuf,
     /// Holds the database of a demo.
     pub demo: Option<Arc<TempDir>>,
 }
@@ -45,6 +50,7 @@ impl Config {
                 &set("TRUSTED_PROXIES").unwrap_or_default(),
             )?,
             first_key_for: set("FIRST_KEY_FOR"),
+            first_key_file: set("FIRST_KEY_FILE").unwrap_or(FIRST_KEY_FILE.to_owned()).into(),
             demo: None,
         };
         let has_secret = ["API_KEY_SECRET", "API_KEY_SECRET_FILE", "DATABASE_URL"];
@@ -52,6 +58,9 @@ impl Config {
             let folder = tempfile::tempdir()?;
             config.database_url = format!("sqlite://{}/demo.db", folder.path().display());
             config.first_key_for.get_or_insert("demo".to_owned());
+            if set("FIRST_KEY_FILE").is_none() {
+                config.first_key_file = folder.path().join(FIRST_KEY_FILE);
+            }
             config.demo = Some(Arc::new(folder));
             println!("A demo: its database is gone at the end. Set API_KEY_SECRET for a real one.");
         }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use lexikon_auth::http::{Read, Scoped, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{Failure, Success, success};
+use crate::body::Body;
 
 /// Most entries that are kept.
 const CAPACITY: usize = 1000;
@@ -41,9 +41,8 @@ pub async fn write(
     _: Scoped<Write>,
     State(Entries(entries)): State<Entries>,
     Path(word): Path<String>,
-    definition: Result<Json<Definition>, JsonRejection>,
+    Body(definition): Body<Definition>,
 ) -> Result<Json<Success<Definition>>, Failure> {
-    let Json(definition) = definition?;
     let mut entries = entries.write().expect("no writer panics");
     if word.len() > MAX_WORD || (entries.len() >= CAPACITY && !entries.contains_key(&word)) {
         let message = "the word is too long, or the lexikon is full";

@@ -1,11 +1,10 @@
 //! The keys of a caller: made, listed, revoked.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use lexikon_auth::http::{Admin, Scoped};
@@ -17,9 +16,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::timeout;
 
 use crate::answer::{Failure, Success, no_such_key, success};
 use crate::backend::Store;
+use crate::body::Body;
+use crate::claims::{self, Claims};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long a repeated request gets the key of the first.
@@ -55,6 +57,30 @@ impl Wanted {
         Some(DAY * u32::try_from(self.expires_in_days?).ok()?)
     }
 
+    /// Whether an Idempotency-Key has made this key, and nobody has used it.
+    async fn was_made(
+        &self,
+        manager: &KeyManager<Store>,
+        verifier: &Verifier<Store>,
+        id: &KeyId,
+    ) -> Result<bool, Failure> {
+        // What this instance knows of uses has to be in the table first.
+        verifier.flush().await.map_err(ManageError::Store)?;
+        let Some(record) = manager.find(id).await? else { return Ok(false) };
+        if !self.is_met_by(&record) {
+            let message = "this Idempotency-Key came with another request before";
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return Err(Failure::new(status, "idempotency_mismatch", message));
+        }
+        let age = record.created_at.and_then(|created_at| created_at.elapsed().ok());
+        let is_old = age.is_none_or(|age| age > REPEATABLE);
+        if record.is_revoked() || record.last_used_at.is_some() || is_old {
+            let message = "this Idempotency-Key has made a key, which is in use, revoked or old";
+            return Err(Failure::new(StatusCode::CONFLICT, "idempotency_used", message));
+        }
+        Ok(true)
+    }
+
     /// Whether a key is what is wanted here.
     fn is_met_by(&self, record: &KeyRecord) -> bool {
         let lifetime = match (record.created_at, record.expires_at) {
@@ -64,7 +90,7 @@ impl Wanted {
         // The days are counted from before the date that the manager writes.
         let days = |lifetime: Duration| (lifetime + DAY / 2).as_secs() / DAY.as_secs();
         *record.name == self.name
-            && record.scopes == Scopes::parse(&self.scopes)
+            && record.scopes == Scopes::from(&self.scopes)
             && lifetime.map(days) == self.expires_in_days
     }
 }
@@ -117,16 +143,16 @@ fn made(issued: &IssuedKey) -> Secret<Made> {
 ///
 /// With an `Idempotency-Key`, the id of the key is made of it: asked twice, the table takes the key once.
 /// Its plaintext is stored nowhere, so the second answer has a new one in place of the first, which was
-/// lost on its way.
+/// lost on its way. One that was shown a moment ago may not be lost: until the claim of that answer has
+/// ended, the second is 409.
 pub async fn create(
     caller: Scoped<Admin>,
     State(manager): State<Arc<KeyManager<Store>>>,
     State(verifier): State<Arc<Verifier<Store>>>,
-    State(under_way): State<UnderWay>,
+    State(claims): State<Claims>,
     headers: HeaderMap,
-    wanted: Result<Json<Wanted>, JsonRejection>,
+    Body(wanted): Body<Wanted>,
 ) -> Result<Secret<Made>, Failure> {
-    let Json(wanted) = wanted?;
     wanted.check()?;
     let mut new = NewKey::new(caller.owner().clone(), &wanted.name).scopes(&wanted.scopes);
     let expires_at = wanted.lifetime().map(|lifetime| SystemTime::now() + lifetime);
@@ -143,34 +169,21 @@ pub async fn create(
     let Some(id) = id_from(&headers, caller.owner())? else {
         return Ok(made(&manager.issue(new).await?));
     };
-    let _first = under_way.begin(&id)?;
-    match manager.issue(new.id(id.clone())).await {
-        Err(ManageError::Store(StoreError::Conflict)) => {}
-        issued => return Ok(made(&issued?)),
+    wanted.was_made(&manager, &verifier, &id).await?;
+    if !claims.take(&id).await.map_err(ManageError::Store)? {
+        return Err(Failure::under_way(claims::HELD));
     }
-    // Asked before. What this instance knows of uses has to be in the table first.
-    verifier.flush().await.map_err(ManageError::Store)?;
-    let record = manager.find(&id).await?.ok_or_else(no_such_key)?;
-    if !wanted.is_met_by(&record) {
-        let message = "this Idempotency-Key came with another request before";
-        return Err(Failure::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency_mismatch",
-            message,
-        ));
-    }
-    let age = record.created_at.and_then(|created_at| created_at.elapsed().ok());
-    if record.last_used_at.is_some() || age.is_none_or(|age| age > REPEATABLE) {
-        let message = "this Idempotency-Key has made a key, which is in use or was made long ago";
-        return Err(Failure::new(StatusCode::CONFLICT, "idempotency_used", message));
-    }
-    match manager.reissue(&id).await {
-        Err(ManageError::Store(StoreError::NotInForce(_))) => {
-            let message = "this Idempotency-Key has made a key, which is revoked by now";
-            Err(Failure::new(StatusCode::CONFLICT, "idempotency_used", message))
-        }
-        issued => Ok(made(&issued?)),
-    }
+    let issued = async {
+        let was_made = wanted.was_made(&manager, &verifier, &id).await?;
+        let issued = match was_made {
+            true => manager.reissue(&id).await,
+            false => manager.issue(new.id(id.clone())).await,
+        };
+        issued.map_err(Failure::from)
+    };
+    // Well within the claim: whatever is written later than that finds the hash of another.
+    let issued = timeout(claims::HELD / 2, issued).await;
+    Ok(made(&issued.map_err(|late| ManageError::Store(StoreError::Unavailable(late.into())))??))
 }
 
 /// The id of the key that an `Idempotency-Key` of an owner makes.
@@ -180,36 +193,15 @@ fn id_from(headers: &HeaderMap, owner: &OwnerId) -> Result<Option<KeyId>, Failur
         let message = "an Idempotency-Key has 1 to 255 bytes";
         return Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", message));
     }
+    Ok(Some(id_of(owner, value.as_bytes())))
+}
+
+/// An id that only this owner's key can have that is made for this reason: the table takes one.
+pub fn id_of(owner: &OwnerId, reason: &[u8]) -> KeyId {
     let owner = Sha256::digest(owner.as_str());
-    let digest = Sha256::new().chain_update(owner).chain_update(value).finalize();
+    let digest = Sha256::new().chain_update(owner).chain_update(reason).finalize();
     let bytes = *digest.first_chunk().expect("a digest is longer");
-    Ok(Some(uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string().into()))
-}
-
-/// Ids that are being made right now: of two requests at once, one would get a key that the other has
-/// replaced.
-#[derive(Clone, Default)]
-pub struct UnderWay(Arc<Mutex<HashSet<KeyId>>>);
-
-impl UnderWay {
-    fn begin(&self, id: &KeyId) -> Result<Making, Failure> {
-        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
-            let message = "a request with this Idempotency-Key is under way";
-            return Err(Failure::new(StatusCode::CONFLICT, "idempotency_under_way", message));
-        }
-        Ok(Making { ids: self.clone(), id: id.clone() })
-    }
-}
-
-struct Making {
-    ids: UnderWay,
-    id: KeyId,
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        self.ids.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-    }
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string().into()
 }
 
 #[derive(Deserialize)]

@@ -4,19 +4,23 @@
 //! cargo run --example lexikon_api --all-features
 //! ```
 //!
-//! needs no configuration: a database of its own, which is gone at the end, and a first key, which is
-//! shown once. The variables of [`config`] make it a real one.
+//! needs no configuration: a database of its own, which is gone at the end, and a first key in a file
+//! beside it. The variables of [`config`] make it a real one.
 
 mod answer;
 mod backend;
+mod body;
+mod claims;
 mod config;
 mod entries;
+mod first_key;
 mod keys;
 mod log;
 mod serve;
 mod status;
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,7 +31,7 @@ use axum::http::header::{self, HeaderValue};
 use axum::routing::{delete, get};
 use axum::{Router, middleware};
 use lexikon_auth::http::{ApiKeyLayer, Notices, Throttle};
-use lexikon_auth::{KeyManager, NewKey, Page, Verifier};
+use lexikon_auth::{KeyManager, Verifier};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
@@ -35,6 +39,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::backend::{Backend, Store};
+use self::claims::Claims;
 use self::config::Config;
 use self::status::Status;
 
@@ -48,7 +53,7 @@ const MAX_BODY: usize = 16 << 10;
 struct App {
     manager: Arc<KeyManager<Store>>,
     verifier: Arc<Verifier<Store>>,
-    under_way: keys::UnderWay,
+    claims: Claims,
     entries: entries::Entries,
     status: Arc<Status>,
 }
@@ -65,9 +70,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    // Logs go to the standard error, and the key of a demo alone to the standard output.
+    // Logs go to the standard error; no key goes there, or to the standard output.
     let targets: Targets = std::env::var("RUST_LOG").as_deref().unwrap_or("info").parse()?;
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(log).with(targets).init();
     // Before the stores are made: they register their metrics then.
     let metrics = status::install_metrics()?;
@@ -78,28 +83,27 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let flusher = verifier.spawn_flush(FLUSH_INTERVAL);
     let following = backend.lead(&verifier).await?;
     let manager = Arc::new(KeyManager::new(backend.store.clone(), &config.ring));
-    // Once: a service that starts again makes no other.
-    if let Some(owner) = &config.first_key_for
-        && manager.list(&owner.as_str().into(), &Page::first(1)).await?.is_empty()
-    {
-        let first = NewKey::new(owner.as_str(), "the first key").scopes("admin");
-        let issued = manager.issue(first).await?;
-        println!("A first key for {owner}, shown once: {}", issued.key.expose_secret());
+    if let Some(owner) = &config.first_key_for {
+        first_key::make(&manager, owner, &config.first_key_file).await?;
     }
+    let claims = Claims::open(&config.database_url).await?;
 
     let app = App {
         manager,
         verifier: verifier.clone(),
-        under_way: keys::UnderWay::default(),
+        claims: claims.clone(),
         entries: entries::Entries::default(),
         status: Arc::new(Status::new(backend.clone(), metrics)),
     };
+    // Before anybody may think that it runs, and ask it to stop.
+    let stop = stop_signal()?;
     let listener = TcpListener::bind(&config.address).await?;
     println!("Listening on http://{}", listener.local_addr()?);
-    serve::serve(listener, router(app, &config), stop_signal()).await;
+    serve::serve(listener, router(app, &config), stop).await;
 
     drop(following);
     flusher.shutdown().await?;
+    claims.close().await;
     backend.close().await;
     tracing::info!("stopped, and all last uses are written");
     Ok(())
@@ -143,10 +147,14 @@ async fn openapi() -> ([(header::HeaderName, HeaderValue); 1], &'static str) {
     ([(header::CONTENT_TYPE, json)], include_str!("openapi.json"))
 }
 
-async fn stop_signal() {
-    let mut terminate = signal(SignalKind::terminate()).expect("a handler can be installed");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted.expect("a handler can be installed"),
-    }
+/// Completes when the process is asked to stop, from now on.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

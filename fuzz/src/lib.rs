@@ -206,20 +206,29 @@ pub fn secret(data: &[u8]) {
     }
 }
 
-/// Scopes: split at commas, trimmed, empty and repeated names dropped. Names are separated by NUL.
+/// Scopes: those of a row as they stand between commas, those that people write trimmed, empty and repeated
+/// names dropped, unless white space or a control character stands in one. Names are separated by NUL.
 pub fn scopes(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (text, asked) = text.split_once('\0').unwrap_or((text, "read"));
-    let scopes = Scopes::parse(text);
+    let of_row = Scopes::from(text);
+    let names: Vec<_> = text.split(',').filter(|name| !name.is_empty()).collect();
+    assert_eq!(of_row.iter().collect::<Vec<_>>(), names);
+    assert_eq!(of_row.allows(asked), names.iter().any(|name| [asked, "admin"].contains(name)));
+
     let mut expected = Vec::new();
     for name in text.split(',') {
         if !name.trim().is_empty() && !expected.contains(&name.trim()) {
             expected.push(name.trim());
         }
     }
-    assert_eq!(scopes.iter().collect::<Vec<_>>(), expected);
-    assert_eq!(scopes.allows(asked), expected.iter().any(|name| [asked, "admin"].contains(name)));
-    assert_eq!(Scopes::parse(scopes.as_str()), scopes, "what is stored reads back");
+    let splits = |c: char| c.is_whitespace() || c.is_control();
+    let Ok(parsed) = Scopes::parse(text) else {
+        return assert!(expected.iter().any(|name| name.contains(splits)), "refused without reason");
+    };
+    assert!(!expected.iter().any(|name| name.contains(splits)));
+    assert_eq!(parsed.iter().collect::<Vec<_>>(), expected);
+    assert_eq!(Scopes::from(parsed.as_str()), parsed, "what is stored reads back");
 }
 
 /// Stored hashes: 64 lower-case hex digits and nothing else.

@@ -81,8 +81,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Lets requests without a key pass, with no [`VerifiedKey`](crate::VerifiedKey) in their extensions.
-    /// A key that is presented has to be good.
+    /// Lets requests without a key pass, with no [`VerifiedKey`](crate::VerifiedKey) in their extensions,
+    /// not even that of a layer further out. A key that is presented has to be good.
     pub fn optional(self) -> Self {
         self.with(|settings| settings.is_optional = true)
     }

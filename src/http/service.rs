@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::http::header::{self, HeaderValue};
 use ::http::{Request, Response};
 use bytes::Bytes;
 use pin_project_lite::pin_project;
@@ -15,6 +14,7 @@ use tower_service::Service;
 use tracing::{Instrument, Span, debug_span};
 
 use super::body::ResponseBody;
+use super::cache_control::keep_private;
 use super::credential::Presented;
 use super::denial::Denial;
 use super::layer::{Admission, LookUp, Settings};
@@ -26,7 +26,7 @@ use crate::verify::{VerifiedKey, Verifier};
 
 /// A verifier over any store.
 pub(crate) trait Verify: Send + Sync {
-    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>>;
+    fn verify_now(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>>;
 
     /// Verifies a key that has to be looked up.
     fn verify(
@@ -44,8 +44,8 @@ type Verification =
     Pin<Box<dyn Future<Output = (Result<VerifiedKey, Denial>, Option<LookUp>)> + Send>>;
 
 impl<S: KeyLookup + 'static> Verify for Verifier<S> {
-    fn verify_at_hand(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>> {
-        Some(Verifier::verify_at_hand(self, key.as_bytes())?.map_err(Denial::from))
+    fn verify_now(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>> {
+        Some(Verifier::verify_now(self, key.as_bytes())?.map_err(Denial::from))
     }
 
     fn verify(
@@ -120,7 +120,10 @@ where
         let address = settings.address(&request);
         let credential = settings.headers.take(request.headers_mut(), settings.keeps_headers);
         let admission = settings.admission(&request, credential, address);
-        request.extensions_mut().insert(settings.answers.clone());
+        let extensions = request.extensions_mut();
+        extensions.insert(settings.answers.clone());
+        // What another layer further out has verified is no key of this one.
+        extensions.remove::<VerifiedKey>();
         let state = match admission {
             Admission::Pass => {
                 settings.answers.passed();
@@ -129,7 +132,7 @@ where
             }
             Admission::Deny(denial) => settings.denied(&denial, address),
             Admission::Verify(key) => {
-                match span().in_scope(|| settings.verifier.verify_at_hand(&key)) {
+                match span().in_scope(|| settings.verifier.verify_now(&key)) {
                     Some(answer) => settings.answered(
                         &mut self.inner,
                         request,
@@ -202,9 +205,8 @@ struct Additions {
 impl Additions {
     fn add_to<R>(&mut self, response: &mut Response<R>) {
         let headers = response.headers_mut();
-        if self.is_private && !headers.contains_key(header::CACHE_CONTROL) {
-            // What Authorization implies: RFC 9111, section 3.5.
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        if self.is_private {
+            keep_private(headers);
         }
         self.notices.add_to(headers);
     }

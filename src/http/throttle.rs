@@ -1,13 +1,11 @@
 //! A limit on refused keys for each client address.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ::http::Extensions;
@@ -39,7 +37,7 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// Refused keys count, ill-formed requests (400), and bearer tokens that are no key where no
 /// [other schemes](super::ApiKeyLayer::allow_other_schemes) may follow. Accepted keys, requests without
 /// one, and missing scopes do not. Clones of a layer share one count. Of the keys of an address that have to be looked
-/// up in a store, no more are looked up at a time than may still be refused; others wait for them.
+/// up in a store, no more are looked up at a time than may still be refused; others wait for them, in the order in which they came.
 ///
 /// Behind a proxy, name its network by [`trusted_proxies`](Self::trusted_proxies): otherwise all clients have
 /// the proxy's address, and twenty wrong keys of one deny all. The proxy has to write the header, or
@@ -140,40 +138,22 @@ impl Throttle {
 
     /// Waits until a look-up for this address can be refused within the limit, however those end that are
     /// under way: keys that are refused all at once are no more than keys that are refused one by one.
+    ///
+    /// Of those that wait, the first alone is woken when a look-up ends; it hands the turn on when it has a
+    /// place, is denied, or gives up.
     pub(crate) async fn begin_look_up(&self, address: IpAddr) -> Result<LookUp, Denial> {
+        let look_ups = self.refusals.look_ups(address);
+        let _turn = look_ups.turn.lock().await;
         loop {
-            let ended = match self.try_look_up(address) {
-                Ok(look_up) => return Ok(look_up),
-                Err(ended) => ended,
-            };
+            if let Some(look_up) = look_ups.begin() {
+                return Ok(look_up);
+            }
             if let Some(denial) = self.denial(address) {
                 return Err(denial);
             }
-            // None are under way where one may be refused again by now.
-            if let Some(ended) = ended {
-                ended.await;
-            }
+            // One may be refused, but not one more than are under way: one of them will end.
+            look_ups.ended.notified().await;
         }
-    }
-
-    /// Begins a look-up, or says when the next of those under way has ended, if there are any.
-    fn try_look_up(&self, address: IpAddr) -> Result<LookUp, Option<OwnedNotified>> {
-        let Refusals { limiter, under_way, .. } = &*self.refusals;
-        let mut under_way = lock(under_way);
-        let look_ups = under_way.get(&address);
-        let next = NonZeroU32::MIN.saturating_add(look_ups.map_or(0, |look_ups| look_ups.count));
-        // An error of the outer kind: more than may ever be refused at once.
-        let ask = Attempt { address, is_refused: false };
-        if !matches!(limiter.check_key_n(&ask, next), Ok(Ok(_))) {
-            return Err(look_ups.map(|look_ups| {
-                let mut ended = Box::pin(look_ups.ended.clone().notified_owned());
-                // From now on no end is missed.
-                ended.as_mut().enable();
-                ended
-            }));
-        }
-        under_way.entry(address).or_default().count += 1;
-        Ok(LookUp { refusals: self.refusals.clone(), address })
     }
 
     pub(crate) fn count_refusal(&self, address: IpAddr) {
@@ -248,42 +228,62 @@ fn group(address: IpAddr) -> IpAddr {
 }
 
 /// A look-up in a store for an address, until it is dropped.
-pub(crate) struct LookUp {
-    refusals: Arc<Refusals>,
-    address: IpAddr,
-}
+pub(crate) struct LookUp(Arc<LookUps>);
 
 impl Drop for LookUp {
     fn drop(&mut self) {
-        let mut under_way = lock(&self.refusals.under_way);
-        if let Entry::Occupied(mut look_ups) = under_way.entry(self.address) {
-            look_ups.get_mut().count -= 1;
-            look_ups.get().ended.notify_waiters();
-            if look_ups.get().count == 0 {
-                look_ups.remove();
-            }
+        // After its refusal was counted, if it was one: whoever sees the place free sees that too.
+        self.0.under_way.fetch_sub(1, Ordering::Release);
+        self.0.ended.notify_one();
+    }
+}
+
+/// The look-ups of one address, shared by those that are under way and those that wait.
+struct LookUps {
+    refusals: Arc<Refusals>,
+    address: IpAddr,
+    under_way: AtomicU32,
+    /// Whoever holds it is the first of those that wait. It goes round in order.
+    turn: tokio::sync::Mutex<()>,
+    /// Told whenever a look-up ends, also when nobody waits yet.
+    ended: Notify,
+}
+
+impl LookUps {
+    /// Begins a look-up if one more than are under way can be refused. For the holder of the turn.
+    fn begin(self: &Arc<Self>) -> Option<LookUp> {
+        let next = NonZeroU32::MIN.saturating_add(self.under_way.load(Ordering::Acquire));
+        let ask = Attempt { address: self.address, is_refused: false };
+        // An error of the outer kind: more than may ever be refused at once.
+        if !matches!(self.refusals.limiter.check_key_n(&ask, next), Ok(Ok(_))) {
+            return None;
+        }
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Some(LookUp(self.clone()))
+    }
+}
+
+impl Drop for LookUps {
+    fn drop(&mut self) {
+        let mut look_ups = lock(&self.refusals.look_ups);
+        // The next of this address may have begun already.
+        if look_ups.get(&self.address).is_some_and(|kept| kept.strong_count() == 0) {
+            look_ups.remove(&self.address);
         }
     }
 }
 
-/// The look-ups of one address that are under way.
-#[derive(Default)]
-struct LookUps {
-    count: u32,
-    /// Told whenever one ends.
-    ended: Arc<Notify>,
-}
+type ByAddress = HashMap<IpAddr, Weak<LookUps>>;
 
-type OwnedNotified = Pin<Box<tokio::sync::futures::OwnedNotified>>;
-
-fn lock(under_way: &Mutex<HashMap<IpAddr, LookUps>>) -> MutexGuard<'_, HashMap<IpAddr, LookUps>> {
+fn lock(look_ups: &Mutex<ByAddress>) -> MutexGuard<'_, ByAddress> {
     // Nothing panics while the lock is held.
-    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    look_ups.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is counted.
 struct Refusals {
-    under_way: Mutex<HashMap<IpAddr, LookUps>>,
+    /// Those that are under way or wait.
+    look_ups: Mutex<ByAddress>,
     limiter: RateLimiter<Attempt, Clients, SinceStart, NoOpMiddleware<Nanos>>,
     limit: NonZeroU32,
     window: Duration,
@@ -297,7 +297,23 @@ impl Refusals {
         let quota = Quota::with_period(period).expect("longer than nothing").allow_burst(limit);
         let clients = Clients(Cache::new(max_clients));
         let limiter = RateLimiter::new(quota, clients, SinceStart(Instant::now()));
-        Self { under_way: Mutex::default(), limiter, limit, window, max_clients }
+        Self { look_ups: Mutex::default(), limiter, limit, window, max_clients }
+    }
+
+    fn look_ups(self: &Arc<Self>, address: IpAddr) -> Arc<LookUps> {
+        let mut look_ups = lock(&self.look_ups);
+        if let Some(kept) = look_ups.get(&address).and_then(Weak::upgrade) {
+            return kept;
+        }
+        let new = Arc::new(LookUps {
+            refusals: self.clone(),
+            address,
+            under_way: AtomicU32::new(0),
+            turn: tokio::sync::Mutex::default(),
+            ended: Notify::new(),
+        });
+        look_ups.insert(address, Arc::downgrade(&new));
+        new
     }
 }
 

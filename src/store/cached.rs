@@ -44,7 +44,7 @@ impl Default for CacheOptions {
 
 impl CacheOptions {
     /// Most bytes of memory that records take, the cache's own tables included. Default 32 MiB, room
-    /// for about 45,000 keys.
+    /// for about 38,000 keys.
     pub fn max_bytes(self, max_bytes: u64) -> Self {
         Self { max_bytes, ..self }
     }
@@ -159,7 +159,7 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
         }
     }
 
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
         self.cache.recall(&candidates.identity())
     }
 

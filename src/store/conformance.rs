@@ -131,20 +131,21 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// What `find` answers, which is also what is at hand, if anything.
+/// What `find` answers, which is also what `find_now` does, if anything.
 async fn find(store: &impl KeyLookup, candidates: &Candidates) -> Option<Arc<KeyRecord>> {
-    let before = store.find_at_hand(candidates);
+    let before = store.find_now(candidates);
     let found = store.find(candidates).await.expect("find answers");
-    for at_hand in [before, store.find_at_hand(candidates)].into_iter().flatten() {
-        assert_eq!(at_hand, found, "what is at hand is what is found");
+    for now in [before, store.find_now(candidates)].into_iter().flatten() {
+        assert_eq!(now, found, "find_now answers as find does, or not at all");
     }
     found
 }
 
 /// The record of the key with a number, which has to be there, and the same however it is read.
 async fn stored(store: &impl KeyStore, number: u32) -> KeyRecord {
-    let found = find(store, &candidates(number)).await.expect("is found");
-    let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers").expect("is found");
+    let found = find(store, &candidates(number)).await.expect("find finds a stored key");
+    let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers");
+    let by_id = by_id.expect("find_by_id finds what find does");
     // The traces of use may be older in what `find` returns.
     let (last_used_at, format) = (by_id.last_used_at, by_id.format);
     let found = KeyRecord { last_used_at, format, ..(*found).clone() };

@@ -44,7 +44,7 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send +
 /// The two store traits with boxed futures, which makes them usable behind `dyn`.
 trait Erased: Send + Sync {
     fn find<'a>(&'a self, candidates: &'a Candidates) -> Answer<'a, Option<Arc<KeyRecord>>>;
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>>;
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>>;
     fn on_feed_event<'a>(
         &'a self,
         event: &'a FeedEvent,
@@ -82,8 +82,8 @@ impl<S: KeyStore> Erased for S {
         Box::pin(KeyLookup::find(self, candidates))
     }
 
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
-        KeyLookup::find_at_hand(self, candidates)
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+        KeyLookup::find_now(self, candidates)
     }
 
     fn on_feed_event<'a>(
@@ -161,8 +161,8 @@ impl KeyLookup for DynKeyStore {
         self.0.find(candidates).await
     }
 
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
-        self.0.find_at_hand(candidates)
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+        self.0.find_now(candidates)
     }
 
     async fn on_feed_event(&self, event: &FeedEvent) {

@@ -122,7 +122,7 @@ impl KeyLookup for MemoryStore {
         Ok(self.look_up(candidates))
     }
 
-    fn find_at_hand(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
+    fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
         Some(self.look_up(candidates))
     }
 

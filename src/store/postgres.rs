@@ -228,9 +228,11 @@ impl PostgresStore {
         } else {
             ""
         };
+        // Of several uses of a key the least format: HMAC-SHA-256, if it is among them.
         let record_usage = constant(format!(
-            "WITH batch AS (SELECT DISTINCT ON (id) * FROM unnest($1::varchar[], $2::timestamp[], $3::varchar[]) \
-             AS batch (id, at, hash_format) ORDER BY id, at DESC), \
+            "WITH batch AS (SELECT id, max(at) AS at, min(hash_format) AS hash_format \
+             FROM unnest($1::varchar[], $2::timestamp[], $3::varchar[]) AS batch (id, at, hash_format) \
+             GROUP BY id), \
              locked AS (SELECT id FROM api_keys WHERE id IN (SELECT id FROM batch) ORDER BY id FOR UPDATE) \
              UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, b.at){format} \
              FROM batch b JOIN locked l ON l.id = b.id WHERE k.id = b.id"

@@ -8,12 +8,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
+use tempfile::TempDir;
+
 /// A running service; it is killed with the value.
 pub struct Service {
     pub url: String,
     process: Child,
     output: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
+    /// Holds the first key, where the variables name no other file.
+    _folder: TempDir,
 }
 
 impl Service {
@@ -32,7 +36,10 @@ impl Service {
     fn launch(variables: &[(&str, &str)]) -> Result<Self, Self> {
         let mut command = Command::new(program());
         KNOWN.iter().for_each(|name| _ = command.env_remove(name));
-        command.env("ADDRESS", "127.0.0.1:0").env("RUST_LOG", "trace").envs(variables.to_vec());
+        let folder = tempfile::tempdir().unwrap();
+        command.env("ADDRESS", "127.0.0.1:0").env("RUST_LOG", "trace");
+        command.env("FIRST_KEY_FILE", folder.path().join("first_key.header"));
+        command.envs(variables.to_vec());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("the service starts");
         let output = Arc::new(Mutex::new(String::new()));
@@ -45,7 +52,8 @@ impl Service {
         };
         let readers =
             vec![keep(stdout, output.clone(), tell), keep(stderr, output.clone(), |_| {})];
-        let mut service = Self { url: String::new(), process, output, readers };
+        let url = String::new();
+        let mut service = Self { url, process, output, readers, _folder: folder };
         match listening.recv() {
             Ok(url) => {
                 service.url = url;
@@ -60,11 +68,17 @@ impl Service {
         self.output.lock().unwrap().clone()
     }
 
-    /// The key that it printed at its start.
-    pub fn first_key(&self) -> String {
+    /// The file with the key that it made at its start, if it made one.
+    pub fn first_key_file(&self) -> Option<PathBuf> {
         let output = self.output();
-        let (_, rest) = output.split_once("shown once: ").expect("a first key");
-        rest.lines().next().unwrap().to_owned()
+        let (_, rest) = output.split_once("A first key, with the scope admin, is in ")?;
+        rest.lines().next().map(PathBuf::from)
+    }
+
+    /// The key that it made at its start.
+    pub fn first_key(&self) -> String {
+        let header = std::fs::read_to_string(self.first_key_file().expect("a first key")).unwrap();
+        header.strip_prefix("X-API-Key: ").expect("a header").trim_end().to_owned()
     }
 
     pub fn process_id(&self) -> u32 {
@@ -100,7 +114,7 @@ impl Drop for Service {
     }
 }
 
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     "API_KEY_SECRET",
     "API_KEY_SECRET_FILE",
     "API_KEY_SECRET_PREVIOUS",
@@ -109,6 +123,7 @@ const KNOWN: [&str; 9] = [
     "REDIS_URL",
     "TRUSTED_PROXIES",
     "FIRST_KEY_FOR",
+    "FIRST_KEY_FILE",
     "RUST_LOG",
 ];
 

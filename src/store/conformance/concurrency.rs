@@ -79,7 +79,7 @@ async fn one_of_several_upgrades_wins(store: impl KeyStore + Clone + 'static) {
     }
     let winners = race(|_, row| {
         let (store, change) = (store.clone(), change(row, LEGACY, CURRENT));
-        async move { store.replace_hash(&change).await.expect("no error") }
+        async move { store.replace_hash(&change).await.expect("a replace_hash that loses is no error") }
     });
     assert_eq!(winners.await, [1; ROWS as usize], "one of several upgrades wins");
     for row in 0..ROWS {
@@ -138,11 +138,19 @@ async fn a_use_does_not_undo_a_revocation(store: impl KeyStore + Clone + 'static
             written.is_ok()
         }
     });
-    assert_eq!(succeeded.await, [RACERS as usize; ROWS as usize], "every write succeeds");
+    assert_eq!(
+        succeeded.await,
+        [RACERS as usize; ROWS as usize],
+        "revoke and record_usage succeed beside each other"
+    );
     for row in 0..ROWS {
         let now = stored(&store, row).await;
         assert!(now.is_revoked(), "a use does not undo a revocation");
-        assert_eq!(now.last_used_at, Some(at(u64::from(RACERS) - 1)), "and the latest use stands");
+        assert_eq!(
+            now.last_used_at,
+            Some(at(u64::from(RACERS) - 1)),
+            "of several uses the latest stands"
+        );
     }
 }
 
@@ -172,17 +180,21 @@ async fn a_key_is_never_refused_while_its_hash_moves(subject: &impl Subject) {
     }
     // Then to the retired secret and back, so that a fast store too is met in the middle of a move.
     let upgrade = change(0, LEGACY, CURRENT);
-    assert!(store.replace_hash(&upgrade).await.expect("no error"), "the hash moves");
+    assert!(store.replace_hash(&upgrade).await.expect("replace_hash succeeds"), "the hash moves");
     let there_and_back = [change(0, CURRENT, RETIRED), change(0, RETIRED, CURRENT)];
     let start = Instant::now();
     while start.elapsed() < LONG_ENOUGH {
         for change in &there_and_back {
-            assert!(store.replace_hash(change).await.expect("no error"), "the hash moves");
+            assert!(
+                store.replace_hash(change).await.expect("replace_hash succeeds"),
+                "the hash moves"
+            );
         }
     }
     over.store(true, Ordering::SeqCst);
     tasks.join_all().await;
-    let verified = verifier.verify(&key(0)).await.expect("accepted where it stays");
+    let verified =
+        verifier.verify(&key(0)).await.expect("a key is accepted after its hash has moved");
     assert_eq!(verified.format(), HashFormat::HmacSha256, "the legacy format is left behind");
 }
 
@@ -199,9 +211,9 @@ async fn no_verification_accepts_after_a_revocation(subject: &impl Subject) {
                 loop {
                     let began_after = revoked.load(Ordering::SeqCst);
                     match verifier.verify(&key).await {
-                        Ok(_) => assert!(!began_after, "accepted after the revocation returned"),
+                        Ok(_) => assert!(!began_after, "no find that begins after revoke returned misses it"),
                         Err(VerifyError::Refused(Refusal::Revoked(_))) => return,
-                        Err(error) => panic!("accepted or revoked, nothing else: {error:?}"),
+                        Err(error) => panic!("a key is accepted or revoked while it is revoked, nothing else: {error:?}"),
                     }
                     yield_now().await;
                 }

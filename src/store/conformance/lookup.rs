@@ -67,7 +67,7 @@ async fn the_earliest_candidate_wins(subject: &impl Subject) {
         let mut record = record(7, candidate);
         record.id = KeyId::from(&*id.to_string());
         store.insert(&record).await.expect("insert succeeds");
-        let found = find(&store, &candidates(7)).await.expect("is found");
+        let found = find(&store, &candidates(7)).await.expect("find finds each of several rows");
         assert_eq!(
             found.id, record.id,
             "of several rows, that of the earliest candidate is returned"
@@ -83,7 +83,7 @@ async fn rows_are_found_whatever_their_state(subject: &impl Subject) {
     let found = find(&store, &candidates(1)).await;
     assert_eq!(found.as_deref(), Some(&expired), "an expired row is found");
     store.revoke(&expired.id, at(2), None).await.expect("revoke succeeds");
-    let found = find(&store, &candidates(1)).await.expect("is found");
+    let found = find(&store, &candidates(1)).await.expect("a revoked row is found");
     assert!(found.is_revoked(), "a revoked row is found, and says so");
 }
 
@@ -111,7 +111,10 @@ async fn a_conflict_changes_nothing(subject: &impl Subject) {
     same_hash.id = KeyId::from("other");
     for conflicting in [same_id, same_hash] {
         let answer = store.insert(&conflicting).await;
-        assert!(matches!(answer, Err(StoreError::Conflict)), "a conflict is one: {answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::Conflict)),
+            "insert of an id or a hash that exists is Conflict: {answer:?}"
+        );
         assert_eq!(stored(&store, 1).await, first, "a conflict changes nothing");
     }
     let found = find(&store, &candidates(2)).await;
@@ -130,7 +133,10 @@ async fn unknown_owners_are_refused(subject: &impl Subject) {
     orphan.owner = "nobody".into();
     let answers = [store.insert(&orphan).await, store.rotate(&old, at(10), at(20), &orphan).await];
     for answer in answers {
-        assert!(matches!(answer, Err(StoreError::UnknownOwner(_))), "unknown owner: {answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::UnknownOwner(_))),
+            "a key of an unknown owner is UnknownOwner: {answer:?}"
+        );
     }
     assert_eq!(stored(&store, 2).await, old, "without a successor the old key stays");
     let found = find(&store, &candidates(1)).await;
@@ -151,7 +157,8 @@ impl KeyLookup for WrongRow {
 async fn a_wrong_row_is_never_granted(subject: &impl Subject) {
     let store = subject.empty().await;
     let other = inserted(&store, record(1, CURRENT)).await;
-    let other = store.find_by_id(&other.id).await.expect("find_by_id answers").expect("is there");
+    let other = store.find_by_id(&other.id).await.expect("find_by_id answers");
+    let other = other.expect("find_by_id finds what was inserted");
     let answer = Verifier::new(WrongRow(other), RING.clone()).verify(&key(2)).await;
     assert!(
         matches!(answer, Err(VerifyError::Unavailable(StoreError::WrongRow(_)))),
@@ -167,17 +174,23 @@ async fn hashes_move_on_use(subject: &impl Subject) {
     for (number, candidate) in [(1, CURRENT), (2, RETIRED), (3, LEGACY)] {
         inserted(&store, record(number, candidate)).await;
         let key = key(number);
-        let before = verifier.verify(&key).await.expect("accepted before");
-        assert_eq!(before.is_under_retired_secret(), candidate == RETIRED);
+        let before =
+            verifier.verify(&key).await.expect("a key is accepted under each of its candidates");
+        let is_retired = before.is_under_retired_secret();
+        assert_eq!(is_retired, candidate == RETIRED, "find returns the hash that was inserted");
         let flushed = verifier.flush().await.expect("flush succeeds");
         assert_eq!(flushed.upgraded, usize::from(candidate != CURRENT), "a hash moves once");
-        let after = verifier.verify(&key).await.expect("accepted after");
+        let after =
+            verifier.verify(&key).await.expect("a key is accepted after its hash has moved");
         assert_eq!(after.format(), HashFormat::HmacSha256, "the hash is HMAC-SHA-256 now");
         assert!(!after.is_under_retired_secret(), "the hash is under the current secret now");
         let now = stored(&store, number).await;
         assert_eq!(now.hash, candidates(number).as_slice()[CURRENT], "the row holds that hash");
-        assert!(now.last_used_at.is_some(), "the use is written");
+        assert!(now.last_used_at.is_some(), "record_usage writes last_used_at");
     }
     let unknown = verifier.verify(&key(4)).await;
-    assert!(matches!(unknown, Err(VerifyError::Refused(Refusal::Unknown))), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(VerifyError::Refused(Refusal::Unknown))),
+        "find answers None for a missing row: {unknown:?}"
+    );
 }

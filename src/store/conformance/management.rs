@@ -16,6 +16,7 @@ pub(super) async fn run(subject: &impl Subject) {
     only_keys_in_force_are_rotated(subject).await;
     a_sweep_revokes_what_is_due(subject).await;
     uses_only_move_forward(subject).await;
+    uses_tell_the_format(subject).await;
     a_hash_is_replaced_only_if_it_is_the_expected_one(subject).await;
     formats_are_counted(subject).await;
     an_unknown_id_is_not_found(subject).await;
@@ -45,7 +46,11 @@ async fn lists_are_paged_and_newest_first(subject: &impl Subject) {
         let records = store.list(&OwnerId::from(owner), &page).await.expect("list answers");
         records.iter().map(|record| record.id.clone()).collect()
     };
-    assert_eq!(list(OWNERS[0], Page::first(100)).await, ids(&expected), "newest first");
+    assert_eq!(
+        list(OWNERS[0], Page::first(100)).await,
+        ids(&expected),
+        "list returns the newest first"
+    );
     assert_eq!(list(OWNERS[0], Page::first(0)).await, [], "a limit of zero lists nothing");
     for size in 1..=expected.len() {
         let mut page = Page::first(size as u32);
@@ -70,7 +75,11 @@ async fn an_update_changes_what_it_names(subject: &impl Subject) {
     let untouched = inserted(&store, record(2, CURRENT)).await;
     let update = async |update: KeyUpdate, expected: &KeyRecord| {
         store.update(&expected.id, &update).await.expect("update succeeds");
-        assert_eq!(stored(&store, 1).await, *expected, "after {update:?}");
+        assert_eq!(
+            stored(&store, 1).await,
+            *expected,
+            "update changes what it names and nothing else: {update:?}"
+        );
     };
     update(KeyUpdate::default(), &expected).await;
     expected.name = "new".into();
@@ -94,7 +103,7 @@ async fn a_revocation_is_for_good(subject: &impl Subject) {
             let time = at(time) + MICROSECOND;
             store.revoke(&expected.id, time, reason).await.expect("revoking again is no error");
             let now = stored(&store, number).await;
-            assert!(now.is_revoked(), "the next look-up sees it");
+            assert!(now.is_revoked(), "a find after revoke sees the revocation");
             if subject.keeps_details() {
                 let (at, reason) = (Some(at(5000) + MICROSECOND), first.map(Into::into));
                 expected.revocation = Some(Box::new(Revocation { at, reason }));
@@ -124,7 +133,10 @@ async fn a_rotation_is_whole(subject: &impl Subject) {
 
     let old = inserted(&store, record(5, CURRENT)).await;
     let answer = store.rotate(&old, at(10), at(20), &record(2, CURRENT)).await;
-    assert!(matches!(answer, Err(StoreError::Conflict)), "a conflict is one: {answer:?}");
+    assert!(
+        matches!(answer, Err(StoreError::Conflict)),
+        "rotate to a hash that exists is Conflict: {answer:?}"
+    );
     assert_eq!(stored(&store, 5).await, old, "without a successor the old key stays");
 }
 
@@ -142,7 +154,10 @@ async fn a_rotation_does_not_bring_back_what_was_taken_away(subject: &impl Subje
         store.update(&read.id, &update).await.expect("update succeeds");
         let now = stored(&store, 1).await;
         let answer = store.rotate(&read, at(10), at(20), &record(2, CURRENT)).await;
-        assert!(matches!(answer, Err(StoreError::Changed(_))), "it has changed: {answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::Changed(_))),
+            "rotate of a key that is not as it was read is Changed: {answer:?}"
+        );
         assert_eq!(stored(&store, 1).await, now, "the old key stays");
         let found = find(&store, &candidates(2)).await;
         assert_eq!(found, None, "no successor is stored");
@@ -158,7 +173,10 @@ async fn only_keys_in_force_are_rotated(subject: &impl Subject) {
     store.revoke(&revoked.id, at(1), None).await.expect("revoke succeeds");
     for key in [expired, revoked] {
         let answer = store.rotate(&key, at(10), at(20), &record(3, CURRENT)).await;
-        assert!(matches!(answer, Err(StoreError::NotInForce(_))), "not in force: {answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::NotInForce(_))),
+            "rotate of a revoked or expired key is NotInForce: {answer:?}"
+        );
     }
     let found = find(&store, &candidates(3)).await;
     assert_eq!(found, None, "no successor is stored");
@@ -174,11 +192,19 @@ async fn a_sweep_revokes_what_is_due(subject: &impl Subject) {
         store.insert(&record).await.expect("insert succeeds");
     }
     store.revoke(&record(4, CURRENT).id, at(1), Some("by hand")).await.expect("revoke succeeds");
-    assert_eq!(store.expire(now).await.expect("expire succeeds"), 2, "the date itself is due");
+    assert_eq!(
+        store.expire(now).await.expect("expire succeeds"),
+        2,
+        "expire counts what is due, at the date itself too"
+    );
     let (swept, by_hand) = (Some((now, "expired")), Some((at(1), "by hand")));
     for (number, expected) in (0..).zip([swept, swept, None, None, by_hand]) {
         let row = stored(&store, number).await;
-        assert_eq!(row.is_revoked(), expected.is_some(), "key {number} after the sweep");
+        assert_eq!(
+            row.is_revoked(),
+            expected.is_some(),
+            "expire revokes what is due and nothing else: key {number}"
+        );
         if subject.keeps_details() {
             let revocation =
                 |(at, reason): (_, &str)| Revocation { at: Some(at), reason: Some(reason.into()) };
@@ -186,11 +212,11 @@ async fn a_sweep_revokes_what_is_due(subject: &impl Subject) {
             assert_eq!(
                 row.revocation.as_deref(),
                 expected.as_ref(),
-                "key {number} says when and why"
+                "expire gives its time and the reason expired: key {number}"
             );
         }
     }
-    assert_eq!(store.expire(now).await.expect("expire succeeds"), 0, "nothing is left");
+    assert_eq!(store.expire(now).await.expect("expire succeeds"), 0, "expire revokes a key once");
 }
 
 async fn uses_only_move_forward(subject: &impl Subject) {
@@ -204,10 +230,10 @@ async fn uses_only_move_forward(subject: &impl Subject) {
         let unknown = Usage { id: KeyId::from("unknown"), ..usage(time) };
         store.record_usage(&[unknown, usage(time)]).await.expect("an unknown id is passed over");
         let now = stored(&store, 1).await;
-        assert_eq!(now.last_used_at, Some(latest), "uses only move forward");
+        assert_eq!(now.last_used_at, Some(latest), "record_usage moves last_used_at forward only");
         let expected =
             KeyRecord { last_used_at: now.last_used_at, format: now.format, ..used.clone() };
-        assert_eq!(now, expected, "nothing else changes");
+        assert_eq!(now, expected, "record_usage changes last_used_at and format alone");
     }
     assert_eq!(stored(&store, 2).await, untouched, "other rows are not touched");
     let batch = [usage(at(6000)), usage(at(6500)), usage(at(6000))];
@@ -223,7 +249,37 @@ async fn uses_only_move_forward(subject: &impl Subject) {
     let mut batch: Vec<_> = (0..40_000).map(unknown).collect();
     batch.push(usage(at(7000)));
     store.record_usage(&batch).await.expect("a large batch is written");
-    assert_eq!(stored(&store, 1).await.last_used_at, Some(at(7000)), "all of it");
+    assert_eq!(
+        stored(&store, 1).await.last_used_at,
+        Some(at(7000)),
+        "all of a large batch is written"
+    );
+}
+
+async fn uses_tell_the_format(subject: &impl Subject) {
+    if !subject.keeps_details() {
+        return;
+    }
+    let store = subject.empty().await;
+    let id = inserted(&store, record(1, LEGACY)).await.id;
+    let sha256 = "record_usage writes format";
+    let upgraded = "record_usage writes format, also over another: a hash moves to HMAC-SHA-256";
+    // Noted before the upgrade, written after it.
+    let late = "record_usage never writes format back from HMAC-SHA-256 to SHA-256";
+    let (modern, legacy) = (HashFormat::HmacSha256, HashFormat::Sha256);
+    let uses = [(legacy, legacy, sha256), (modern, modern, upgraded), (legacy, modern, late)];
+    for (second, (format, expected, promise)) in (1..).zip(uses) {
+        let usage = Usage { id: id.clone(), at: at(second), format };
+        store.record_usage(&[usage]).await.expect("record_usage succeeds");
+        let row = store.find_by_id(&id).await.expect("find_by_id answers");
+        assert_eq!(row.expect("find_by_id finds the row").format, Some(expected), "{promise}");
+    }
+    let id = inserted(&store, record(2, LEGACY)).await.id;
+    let usage = |second, format| Usage { id: id.clone(), at: at(second), format };
+    let batch = [usage(1, modern), usage(2, legacy)];
+    store.record_usage(&batch).await.expect("a batch may hold several uses of a key");
+    let row = store.find_by_id(&id).await.expect("find_by_id answers");
+    assert_eq!(row.expect("find_by_id finds the row").format, Some(modern), "{late}");
 }
 
 async fn a_hash_is_replaced_only_if_it_is_the_expected_one(subject: &impl Subject) {
@@ -245,19 +301,24 @@ async fn a_hash_is_replaced_only_if_it_is_the_expected_one(subject: &impl Subjec
         ("the hash is another row's", HashChange { id: other.id.clone(), ..change.clone() }),
     ];
     for (why, change) in refused {
-        let replaced = store.replace_hash(&change).await.expect("no error");
-        assert!(!replaced, "not replaced when {why}");
-        assert_eq!(stored(&store, 1).await, row, "unchanged when {why}");
-        assert_eq!(stored(&store, 2).await, other, "unchanged when {why}");
+        let replaced = store
+            .replace_hash(&change)
+            .await
+            .expect("replace_hash that replaces nothing is no error");
+        assert!(!replaced, "replace_hash replaces nothing when {why}");
+        assert_eq!(stored(&store, 1).await, row, "replace_hash changes no row when {why}");
+        assert_eq!(stored(&store, 2).await, other, "replace_hash changes no row when {why}");
     }
-    assert!(store.replace_hash(&change).await.expect("no error"), "replaced");
-    assert!(!store.replace_hash(&change).await.expect("no error"), "only once");
+    let replaced = store.replace_hash(&change).await.expect("replace_hash succeeds");
+    assert!(replaced, "replace_hash replaces the expected hash");
+    let replaced = store.replace_hash(&change).await.expect("a second replace_hash is no error");
+    assert!(!replaced, "replace_hash replaces a hash once");
     let now = stored(&store, 1).await;
     let expected = KeyRecord { hash: change.replacement, format: now.format, ..row };
-    assert_eq!(now, expected, "only the hash has changed");
+    assert_eq!(now, expected, "replace_hash changes the hash and its format alone");
     let mut heir = record(3, CURRENT);
     heir.hash = change.expected;
-    store.insert(&heir).await.expect("no row holds the old hash any more");
+    store.insert(&heir).await.expect("after replace_hash no row holds the old hash");
 }
 
 async fn formats_are_counted(subject: &impl Subject) {
@@ -277,7 +338,10 @@ async fn formats_are_counted(subject: &impl Subject) {
         } else {
             FormatCounts { unknown: hmac_sha256 + sha256 + unknown, ..FormatCounts::default() }
         };
-        assert_eq!(counts, expected, "the count of formats");
+        assert_eq!(
+            counts, expected,
+            "count_by_format counts the keys that are not revoked by their format"
+        );
     };
     // All are past their date: what is not revoked counts.
     count(1, 1, 3).await;
@@ -289,11 +353,7 @@ async fn formats_are_counted(subject: &impl Subject) {
     let (expected, replacement) =
         (candidates(4).as_slice()[LEGACY], candidates(4).as_slice()[CURRENT]);
     let change = HashChange { id: id(4), expected, replacement };
-    assert!(store.replace_hash(&change).await.expect("no error"), "replaced");
-    count(2, 2, 0).await;
-    // Noted before the upgrade, written after it.
-    let late = Usage { id: id(4), at: at(9), format: HashFormat::Sha256 };
-    store.record_usage(&[late]).await.expect("record_usage succeeds");
+    assert!(store.replace_hash(&change).await.expect("replace_hash succeeds"), "the hash moves");
     count(2, 2, 0).await;
 }
 
@@ -306,7 +366,10 @@ async fn an_unknown_id_is_not_found(subject: &impl Subject) {
         store.rotate(&record(2, CURRENT), at(1), at(2), &record(1, CURRENT)).await,
     ];
     for answer in answers {
-        assert!(matches!(answer, Err(StoreError::NotFound(_))), "not found: {answer:?}");
+        assert!(
+            matches!(answer, Err(StoreError::NotFound(_))),
+            "a change of an unknown id is NotFound: {answer:?}"
+        );
     }
     let found = find(&store, &candidates(1)).await;
     assert_eq!(found, None, "no successor is stored");

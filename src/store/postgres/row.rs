@@ -11,7 +11,6 @@ use sqlx::{Decode, Encode, Row, Type};
 use crate::error::StoreError;
 use crate::hash::{HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
-use crate::scopes::Scopes;
 use crate::store::TimeZone;
 
 /// A `timestamp without time zone`: microseconds since 2000-01-01, as it goes over the wire.
@@ -90,7 +89,7 @@ pub(in crate::store) fn read_record(row: &PgRow, zone: &TimeZone) -> Result<KeyR
     let mut record = KeyRecord::new(id, owner, hash);
     record.owner_active = columns.read::<Option<bool>>(2, "users.is_active")?.unwrap_or(false);
     record.name = columns.read::<&str>(4, "name")?.into();
-    record.scopes = Scopes::parse(columns.read(5, "scopes")?);
+    record.scopes = columns.read::<&str>(5, "scopes")?.into();
     if !columns.read::<Option<bool>>(6, "is_active")?.unwrap_or(false) {
         let at = columns.time(10, "revoked_at")?;
         let reason = columns.read::<Option<&str>>(11, "revoked_reason")?.map(Into::into);

@@ -150,11 +150,7 @@ fn read(hash: KeyHash, bytes: &[u8]) -> Option<Entry> {
     record.expires_at = expires_at;
     record.last_used_at = last_used_at;
     record.name = rest.text()?.into();
-    let scopes = rest.text()?;
-    record.scopes = scopes.into();
-    if record.scopes.as_str() != scopes {
-        return None;
-    }
+    record.scopes = rest.text()?.into();
     if rest.flag()? {
         let (at, has_reason, reason) = (rest.time()?, rest.flag()?, rest.text()?);
         if !has_reason && !reason.is_empty() {

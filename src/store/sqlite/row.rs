@@ -7,7 +7,6 @@ use super::timestamp::from_text;
 use crate::error::StoreError;
 use crate::hash::{HashFormat, KeyHash};
 use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
-use crate::scopes::Scopes;
 use crate::store::TimeZone;
 
 /// Reads a row of a query that [`Statements`](super::Statements) made. SQLite lets any column hold
@@ -26,7 +25,7 @@ pub(in crate::store) fn read_record(
     let mut record = KeyRecord::new(id, owner, hash);
     record.owner_active = columns.flag(2, "users.is_active")?;
     record.name = columns.read::<&str>(4, "name")?.into();
-    record.scopes = Scopes::parse(columns.read(5, "scopes")?);
+    record.scopes = columns.read::<&str>(5, "scopes")?.into();
     if !columns.flag(6, "is_active")? {
         let (at, reason) =
             (columns.trace(10, from_text), columns.trace(11, |text| Some(text.into())));

@@ -27,9 +27,14 @@ impl Service {
     /// The reference service, as benches/run-http has built it.
     pub fn start(variables: &[(&str, &str)]) -> Result<Self, Failure> {
         let program = std::env::var("LEXIKON_API").map_err(|_| "start it with benches/run-http")?;
+        let folder = tempfile::tempdir()?;
+        let first_key = folder.path().join("first_key.header");
         let mut command = Command::new(program);
-        command.env("ADDRESS", "127.0.0.1:0").envs(variables.to_vec());
-        Self::launch(command)
+        command.env("ADDRESS", "127.0.0.1:0").env("FIRST_KEY_FILE", &first_key);
+        let mut service = Self::launch(command.envs(variables.to_vec()))?;
+        let header = std::fs::read_to_string(first_key)?;
+        service.first_key = header.trim_start_matches("X-API-Key: ").trim_end().to_owned();
+        Ok(service)
     }
 
     /// A handler with a layer before it.
@@ -38,21 +43,18 @@ impl Service {
         file.write_all(keys.join("\n").as_bytes())?;
         let mut command = Command::new(std::env::current_exe()?);
         command.env(handler::LAYER, layer).env(handler::KEYS, file.path());
-        let mut service = Self::launch(command)?;
+        let mut service = Self::launch(&mut command)?;
         service._keys = Some(file);
         Ok(service)
     }
 
-    fn launch(mut command: Command) -> Result<Self, Failure> {
+    fn launch(command: &mut Command) -> Result<Self, Failure> {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(process.stdout.take().expect("is piped"));
         let input = process.stdin.take();
-        let (mut address, mut first_key) = (String::new(), String::new());
+        let mut address = String::new();
         for line in output.lines() {
             let line = line?;
-            if let Some((_, key)) = line.split_once("shown once: ") {
-                first_key = key.to_owned();
-            }
             if let Some(url) = line.strip_prefix("Listening on http://") {
                 address = url.to_owned();
                 break;
@@ -61,6 +63,7 @@ impl Service {
         if address.is_empty() {
             return Err("the service does not start".into());
         }
+        let first_key = String::new();
         Ok(Self { address, first_key, process, _input: input, _keys: None })
     }
 
