@@ -1,6 +1,8 @@
 //! A TCP proxy that can refuse, reset, delay, or swallow what goes through it.
 #![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +30,7 @@ pub enum Mode {
 /// Forwards a port of its own to another port of this machine, for as long as it lives.
 pub struct Proxy {
     pub port: u16,
+    target: Arc<AtomicU16>,
     mode: watch::Sender<Mode>,
 }
 
@@ -37,12 +40,15 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let mode = watch::Sender::new(Mode::Forward);
         let modes = mode.subscribe();
+        let target = Arc::new(AtomicU16::new(target));
+        let current = target.clone();
         tokio::spawn(async move {
             let mut closed = modes.clone();
             loop {
                 tokio::select! {
                     client = listener.accept() => {
                         let Ok((client, _)) = client else { return };
+                        let target = current.load(Ordering::SeqCst);
                         tokio::spawn(forward(client, target, modes.clone()));
                     }
                     gone = closed.wait_for(|_| false) => {
@@ -52,7 +58,12 @@ impl Proxy {
                 }
             }
         });
-        Self { port, mode }
+        Self { port, target, mode }
+    }
+
+    /// Leads new connections to another port. Old ones go on.
+    pub fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::SeqCst);
     }
 
     pub fn set(&self, mode: Mode) {

@@ -1,0 +1,244 @@
+//! Redis: memory that runs out, a server that stops, dies or is demoted, and the way to it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
+use tokio::task::block_in_place;
+use tokio::time::sleep;
+
+use super::{change_all, milliseconds};
+use crate::changes::{Author, Kind};
+use crate::instances::{Feed, Place};
+use crate::oracle::{Change, Key};
+use crate::proxy::Mode;
+use crate::redis_server;
+use crate::world::World;
+
+/// Memory runs short under a policy that only takes what has a date.
+pub async fn pressure(world: &Arc<World>, chance: &mut Rng) {
+    let policy = *chance.choice(&["volatile-ttl", "volatile-lru"]).unwrap();
+    world.say(format!("    {policy}"));
+    squeeze(world, policy, Duration::ZERO).await;
+}
+
+/// Memory runs short under a policy that takes anything.
+pub async fn allkeys(world: &Arc<World>, _: &mut Rng) {
+    // Those who must not go on with it have the time in which a loss is noticed.
+    squeeze(world, "allkeys-lru", Duration::from_secs(3)).await;
+}
+
+/// Revokes keys that are in Redis, and asks for them when half of what it held has been evicted.
+async fn squeeze(world: &Arc<World>, policy: &str, noticed: Duration) {
+    const KEYS: usize = 120;
+    let master = world.master.load(Ordering::SeqCst);
+    let set = async |name: &str, value: &str| {
+        ask::<()>(world, master, &["CONFIG", "SET", name, value]).await.unwrap();
+    };
+    set("maxmemory-policy", policy).await;
+    sleep(noticed).await;
+    let mut keys = Vec::new();
+    for _ in 0..KEYS {
+        let key = world.issue(Place::Postgres).await;
+        world.verify(&world.instances[0], &key).await;
+        keys.push(key);
+    }
+    let ids: Vec<_> = keys.iter().map(|key| format!("'{}'", key.id)).collect();
+    keys.iter().for_each(|key| key.begin(Change::new(false, None, false)));
+    let revoke = format!("UPDATE api_keys SET is_active = FALSE WHERE id IN ({})", ids.join(", "));
+    world.sql(Place::Postgres, &revoke).await;
+    keys.iter().for_each(|key| key.committed(false));
+    let revoked = Instant::now();
+    // Until everybody has heard of it, and remembered it in Redis.
+    sleep(Duration::from_millis(700)).await;
+    let evicted = evict(world, master).await;
+    world.say(format!("    {evicted} evicted"));
+    // Late enough for the promise, whatever is in play.
+    sleep(Duration::from_millis(2500).saturating_sub(revoked.elapsed())).await;
+    for index in [1, 0] {
+        for key in &keys {
+            world.verify(&world.instances[index], key).await;
+        }
+    }
+    set("maxmemory", "0").await;
+    set("maxmemory-policy", "noeviction").await;
+    let junk: Vec<String> = ask(world, master, &["KEYS", "junk:*"]).await.unwrap();
+    let unlink: Vec<_> = ["UNLINK"].into_iter().chain(junk.iter().map(String::as_str)).collect();
+    if unlink.len() > 1 {
+        ask::<()>(world, master, &unlink).await.unwrap();
+    }
+}
+
+/// Fills the memory until most of what can be evicted is gone, and returns how much that was.
+async fn evict(world: &World, master: usize) -> u64 {
+    let number = async |section: &str, field: &str| -> u64 {
+        let info = info(world, master, section).await;
+        info.lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+            .and_then(|value| value.trim().parse().ok())
+            .unwrap_or_default()
+    };
+    let held: u64 = ask(world, master, &["DBSIZE"]).await.unwrap();
+    let before = number("stats", "evicted_keys").await;
+    let used = number("memory", "used_memory").await;
+    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", &used.to_string()]).await.unwrap();
+    let text = "x".repeat(200);
+    for junk in 0..20_000 {
+        let name = format!("junk:{junk}");
+        // It lasts, so that it is not the first to go; full is full.
+        let is_full = ask::<()>(world, master, &["SET", &name, &text]).await.is_err();
+        let evicted = number("stats", "evicted_keys").await - before;
+        if is_full || evicted > held * 7 / 10 {
+            return evicted;
+        }
+    }
+    number("stats", "evicted_keys").await - before
+}
+
+/// Everything is gone from Redis between a revocation and a slow reader's fill.
+pub async fn flush(world: &Arc<World>, chance: &mut Rng) {
+    let keys = fresh(world, 4).await;
+    let readers: Vec<_> = world.instances.iter().filter(|one| one.tier.is_some()).collect();
+    readers.iter().for_each(|reader| reader.slow.delay(Duration::from_millis(500)));
+    let mut reads = Vec::new();
+    for (number, key) in keys.iter().enumerate() {
+        let (world, key) = (world.clone(), key.clone());
+        let reader = readers[number % readers.len()].index;
+        reads.push(tokio::spawn(async move {
+            world.verify(&world.instances[reader], &key).await;
+        }));
+    }
+    sleep(Duration::from_millis(150)).await;
+    for key in &keys {
+        // By those whom everybody hears.
+        world.change(key, Kind::Revoke, Author::Instance(4 + chance.usize(..2))).await;
+    }
+    ask::<()>(world, world.master.load(Ordering::SeqCst), &["FLUSHALL"]).await.unwrap();
+    for read in reads {
+        read.await.unwrap();
+    }
+    readers.iter().for_each(|reader| reader.slow.delay(Duration::ZERO));
+    keys.iter().for_each(|key| world.watch(key));
+}
+
+/// Keys that nobody has looked up.
+async fn fresh(world: &World, count: usize) -> Vec<Arc<Key>> {
+    let mut keys = Vec::new();
+    for _ in 0..count {
+        keys.push(world.issue(Place::Postgres).await);
+    }
+    keys
+}
+
+pub async fn stop(world: &Arc<World>, chance: &mut Rng) {
+    let keys = world.warm(5).await;
+    let master = world.master.load(Ordering::SeqCst);
+    world.redis.lock().unwrap()[master].signal("STOP");
+    change_all(world, &keys, milliseconds(chance, 300..1500), chance).await;
+    sleep(milliseconds(chance, 0..1500)).await;
+    world.redis.lock().unwrap()[master].signal("CONT");
+}
+
+/// And started again, empty.
+pub async fn kill(world: &Arc<World>, chance: &mut Rng) {
+    let keys = world.warm(5).await;
+    let master = world.master.load(Ordering::SeqCst);
+    world.redis.lock().unwrap()[master].signal("KILL");
+    change_all(world, &keys, milliseconds(chance, 100..1500), chance).await;
+    block_in_place(|| world.redis.lock().unwrap()[master].start_again());
+}
+
+/// Another server becomes the master, and the old one hears nothing from it. Some instances are led to
+/// the new one, the others go on with the old one for a while.
+pub async fn failover(world: &Arc<World>, chance: &mut Rng) {
+    let old = world.master.load(Ordering::SeqCst);
+    let new = 1 - old;
+    let ports = [world.redis_port(0), world.redis_port(1)];
+    let (old_port, new_port) = (ports[old].to_string(), ports[new]);
+    ask::<()>(world, new, &["REPLICAOF", "127.0.0.1", &old_port]).await.unwrap();
+    until(world, new, "master_link_status:up").await;
+    let keys = world.warm(6).await;
+    ask::<()>(world, old, &["FAILOVER"]).await.unwrap();
+    until(world, old, "role:slave").await;
+    until(world, new, "role:master").await;
+    ask::<()>(world, old, &["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
+    let led = chance.usize(..2);
+    let tiers: Vec<_> = world.instances.iter().filter(|one| one.tier.is_some()).collect();
+    let lead = |number: usize| {
+        let proxy = tiers[number].tier.as_ref().expect("they have one");
+        proxy.lead_to(new_port);
+        proxy.set(Mode::Reset);
+        proxy.set(Mode::Forward);
+    };
+    lead(led);
+    lead(2 + led);
+    world.master.store(new, Ordering::SeqCst);
+    // They are connected again.
+    sleep(Duration::from_millis(2500)).await;
+    let (told, others) = keys.split_at(4);
+    for key in told {
+        world.change(key, Kind::Revoke, Author::Instance(4 + led)).await;
+    }
+    change_all(world, others, Duration::from_millis(200), chance).await;
+    // Longer than any bound.
+    sleep(Duration::from_secs(7)).await;
+    lead(1 - led);
+    lead(3 - led);
+    ask::<()>(world, old, &["REPLICAOF", "127.0.0.1", &new_port.to_string()]).await.unwrap();
+}
+
+/// There is no room for anything, and nothing is evicted.
+pub async fn full(world: &Arc<World>, chance: &mut Rng) {
+    let keys = world.warm(5).await;
+    let master = world.master.load(Ordering::SeqCst);
+    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
+    change_all(world, &keys, Duration::from_secs(1), chance).await;
+    sleep(milliseconds(chance, 500..2500)).await;
+    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", "0"]).await.unwrap();
+}
+
+/// Between the server and some of the instances.
+pub async fn network(world: &Arc<World>, chance: &mut Rng) {
+    let keys = world.warm(5).await;
+    let delay = milliseconds(chance, 20..300);
+    let modes = [Mode::Reset, Mode::Blackhole, Mode::Delay(delay), Mode::Garbage];
+    let mut cut = Vec::new();
+    for instance in world.instances.iter().filter(|one| one.tier.is_some()) {
+        if chance.bool() || instance.feed == Feed::Redis && cut.is_empty() {
+            let mode = *chance.choice(&modes).unwrap();
+            world.say(format!("    {mode:?} at {}", instance.name));
+            cut.push(instance.tier.as_ref().expect("it has one"));
+            cut.last().unwrap().set(mode);
+        }
+    }
+    change_all(world, &keys, Duration::from_secs(1), chance).await;
+    sleep(milliseconds(chance, 300..2000)).await;
+    cut.iter().for_each(|proxy| proxy.set(Mode::Forward));
+}
+
+/// Asks one of the two servers itself.
+async fn ask<T: FromRedisValue>(world: &World, server: usize, words: &[&str]) -> RedisResult<T> {
+    let client = redis_server::client(world.redis_port(server));
+    let patience = Some(Duration::from_secs(10));
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(patience)
+        .set_response_timeout(patience);
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).query_async(&mut connection).await
+}
+
+async fn info(world: &World, server: usize, section: &str) -> String {
+    ask(world, server, &["INFO", section]).await.unwrap()
+}
+
+/// Waits for a line of what a server says of its replication.
+async fn until(world: &World, server: usize, line: &str) {
+    let begun = Instant::now();
+    while !info(world, server, "replication").await.contains(line) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no {line}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
