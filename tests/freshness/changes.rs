@@ -36,6 +36,11 @@ impl Kind {
         *chance.choice(&[Self::Revoke, Self::Expire, Self::Narrow, Self::DisableOwner]).unwrap()
     }
 
+    /// What can be done through the caches of an instance.
+    pub fn of_a_key(chance: &mut Rng) -> Self {
+        *chance.choice(&[Self::Revoke, Self::Expire, Self::Narrow]).unwrap()
+    }
+
     fn statement(self, key: &Key) -> String {
         let (id, owner) = (&key.id, &key.owner);
         match self {

@@ -57,6 +57,16 @@ impl Change {
         let begun = Instant::now();
         Self { narrows, instance, tells_redis, begun, committed: None, returned: false }
     }
+
+    fn describe(&self) -> String {
+        let author = match self.instance {
+            Some(index) => format!("through instance {index}"),
+            None => "from outside".to_owned(),
+        };
+        let took = self.committed.map(|at| at - self.begun).unwrap_or_default();
+        let known = if self.returned { "returned" } else { "seen in the row" };
+        format!("changed {author}, {known} after {took:.3?}")
+    }
 }
 
 impl Key {
@@ -237,7 +247,8 @@ impl Oracle {
         let bound = if bound.is_zero() { bound } else { bound + self.stalls.since(committed) };
         if late > bound {
             let text = format!(
-                "accepted {late:.3?} after its change was committed ({why}: at most {bound:.3?}); {change:?}"
+                "accepted {late:.3?} after its change was committed ({why}: at most {bound:.3?}); {}",
+                change.describe()
             );
             self.violation(instance, key, &text);
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lexikon_auth::{KeyManager, NewKey, PostgresStore, SqliteStore};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -21,6 +21,9 @@ use crate::stalls::Stalls;
 
 /// Longer than a server takes to come back on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Of the instances that Redis tells. The others have the default of 2 seconds.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub struct World {
     pub oracle: Oracle,
@@ -58,15 +61,18 @@ impl World {
         let far = options.clone().port(postgres_proxy.port);
         let tier = Some(redis[0].port);
         let mut instances = Vec::new();
-        for (name, feed, redis, options) in [
-            ("full", Feed::Postgres, tier, &options),
+        let near = PostgresStore::connect(options.clone()).await.unwrap();
+        let far = PostgresStore::connect(far).await.unwrap();
+        let patient = patient(options.clone()).await;
+        for (name, feed, redis, database) in [
+            ("full", Feed::Postgres, tier, &near),
             ("full, far", Feed::Postgres, tier, &far),
             ("without redis, far", Feed::Postgres, None, &far),
-            ("not followed", Feed::None, None, &options),
-            ("told by redis, 1", Feed::Redis, tier, &options),
-            ("told by redis, 2", Feed::Redis, tier, &options),
+            ("not followed", Feed::None, None, &near),
+            ("told by redis, 1", Feed::Redis, tier, &patient),
+            ("told by redis, 2", Feed::Redis, tier, &patient),
         ] {
-            let database = PostgresStore::connect(options.clone()).await.unwrap();
+            let database = database.clone();
             let plan = Plan { name, feed, redis };
             instances.push(plan.on_postgres(instances.len(), database).await);
         }
@@ -243,4 +249,16 @@ impl World {
     pub fn redis_port(&self, server: usize) -> u16 {
         self.redis.lock().unwrap()[server].port
     }
+}
+
+/// A store of a service that waits long for a lock, with a pool of its own.
+async fn patient(options: PgConnectOptions) -> PostgresStore {
+    let limit = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
+    let pool =
+        PgPoolOptions::new().test_before_acquire(false).after_connect(move |connection, _| {
+            let limit = sqlx::raw_sql(AssertSqlSafe(limit.clone()));
+            Box::pin(async move { limit.execute(connection).await.map(drop) })
+        });
+    let pool = pool.connect_with(options).await.unwrap();
+    PostgresStore::with_pool(pool, STATEMENT_TIMEOUT).await.unwrap()
 }

@@ -15,53 +15,62 @@ use crate::common::legacy_hash;
 use crate::instances::{Feed, Place};
 use crate::oracle::{Change, Key};
 use crate::schedule::Fault;
-use crate::world::World;
+use crate::world::{STATEMENT_TIMEOUT, World};
 
-/// Drops the future of a change while a lock holds its statement up, and lets the lock go before the
-/// statement's own time is over.
+/// Drops the futures of changes while a lock holds their statements up, and lets the lock go before the
+/// statements' own time is over.
 pub async fn dropped(world: &Arc<World>, chance: &mut Rng) {
-    held_up(world, chance, true, 1200..1700).await;
+    held_up(world, chance, true, Duration::ZERO).await;
 }
 
-/// Lets the lock go about when the statement's time is over.
+/// Lets the lock go about when the statements' time is over.
 pub async fn timed_out(world: &Arc<World>, chance: &mut Rng) {
-    held_up(world, chance, false, 1850..2150).await;
+    held_up(world, chance, false, Duration::from_millis(150)).await;
 }
 
-async fn held_up(world: &Arc<World>, chance: &mut Rng, gives_up: bool, held: std::ops::Range<u64>) {
+/// Has changes wait for a lock, up to almost the time that their statements may take, and `longer`.
+async fn held_up(world: &Arc<World>, chance: &mut Rng, gives_up: bool, longer: Duration) {
     let keys = world.warm(4).await;
-    let ids: Vec<_> = keys.iter().map(|key| key.id.to_string()).collect();
-    let Some(lock) = Lock::hold(world, &ids).await else { return };
-    let begun = Instant::now();
-    let held = milliseconds(chance, held);
-    for (number, key) in keys.iter().enumerate() {
-        // Those that only their own kind tells are the ones to be watched most.
-        let index = match number % 2 {
-            0 => 4 + chance.usize(..2),
-            _ => chance.usize(..4),
-        };
-        let kind = *chance.choice(&[Kind::Revoke, Kind::Expire, Kind::Narrow]).unwrap();
-        let tells_redis = world.instances[index].feed == Feed::Redis;
-        key.begin(Change::new(matches!(kind, Kind::Narrow), Some(index), tells_redis));
-        let (caller, key) = (world.clone(), key.clone());
-        let calling = tokio::spawn(async move { call(&caller.instances[index], &key, kind).await });
-        if gives_up {
-            sleep(milliseconds(chance, 20..60)).await;
-            calling.abort();
+    let (told_by_redis, others) = keys.split_at(2);
+    let default = Duration::from_secs(2);
+    let mut changes = Vec::new();
+    for (keys, instances, time) in
+        [(told_by_redis, 4..6, STATEMENT_TIMEOUT), (others, 0..4, default)]
+    {
+        let ids: Vec<_> = keys.iter().map(|key| key.id.to_string()).collect();
+        let Some(lock) = Lock::hold(world, &ids).await else { return };
+        for key in keys {
+            let (index, kind) = (chance.usize(instances.clone()), Kind::of_a_key(chance));
+            let tells_redis = world.instances[index].feed == Feed::Redis;
+            key.begin(Change::new(matches!(kind, Kind::Narrow), Some(index), tells_redis));
+            let (caller, key) = (world.clone(), key.clone());
+            let calling = tokio::spawn(async move {
+                let _ = call(&caller.instances[index], &key, kind).await;
+            });
+            if gives_up {
+                sleep(milliseconds(chance, 20..60)).await;
+                calling.abort();
+            }
         }
+        let until = Instant::now() + time - milliseconds(chance, 100..700) + longer;
+        let (world, keys) = (world.clone(), keys.to_vec());
+        changes.push(tokio::spawn(async move { release_at(&world, until, lock, &keys).await }));
     }
-    // What is read again meanwhile is the old row.
-    while begun.elapsed() < held {
-        for key in &keys {
+    for change in changes {
+        change.await.unwrap();
+    }
+}
+
+/// Verifies until the lock goes: what is read again meanwhile is the old row.
+async fn release_at(world: &World, until: Instant, lock: Lock, keys: &[Arc<Key>]) {
+    while Instant::now() < until {
+        for key in keys {
             world.verify_everywhere(key).await;
         }
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(100)).await;
     }
     lock.release().await;
-    for key in keys {
-        let world = world.clone();
-        tokio::spawn(async move { world.settle(&key).await });
-    }
+    futures_util::future::join_all(keys.iter().map(|key| world.settle(key))).await;
 }
 
 /// Rows that nobody else may change.

@@ -5,14 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use lexikon_auth::{Change, MemoryStore, RedisStore};
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use super::{change_all, milliseconds};
 use crate::changes::{Author, Kind};
-use crate::instances::{Feed, Place};
-use crate::oracle::{Change, Key};
+use crate::common::one_secret;
+use crate::instances::{Feed, PREFIXES, Place};
+use crate::oracle::{self, Key};
 use crate::proxy::Mode;
 use crate::redis_server;
 use crate::world::World;
@@ -30,9 +32,9 @@ pub async fn allkeys(world: &Arc<World>, _: &mut Rng) {
     squeeze(world, "allkeys-lru", Duration::from_secs(3)).await;
 }
 
-/// Revokes keys that are in Redis, and asks for them when half of what it held has been evicted.
+/// Revokes keys that are in Redis, and asks for them when half of them have been evicted.
 async fn squeeze(world: &Arc<World>, policy: &str, noticed: Duration) {
-    const KEYS: usize = 120;
+    const KEYS: usize = 100;
     let master = world.master.load(Ordering::SeqCst);
     let set = async |name: &str, value: &str| {
         ask::<()>(world, master, &["CONFIG", "SET", name, value]).await.unwrap();
@@ -46,15 +48,15 @@ async fn squeeze(world: &Arc<World>, policy: &str, noticed: Duration) {
         keys.push(key);
     }
     let ids: Vec<_> = keys.iter().map(|key| format!("'{}'", key.id)).collect();
-    keys.iter().for_each(|key| key.begin(Change::new(false, None, false)));
+    keys.iter().for_each(|key| key.begin(oracle::Change::new(false, None, false)));
     let revoke = format!("UPDATE api_keys SET is_active = FALSE WHERE id IN ({})", ids.join(", "));
     world.sql(Place::Postgres, &revoke).await;
     keys.iter().for_each(|key| key.committed(false));
     let revoked = Instant::now();
     // Until everybody has heard of it, and remembered it in Redis.
     sleep(Duration::from_millis(700)).await;
-    let evicted = evict(world, master).await;
-    world.say(format!("    {evicted} evicted"));
+    revoke_others(world, master).await;
+    evict(world, master).await;
     // Late enough for the promise, whatever is in play.
     sleep(Duration::from_millis(2500).saturating_sub(revoked.elapsed())).await;
     for index in [1, 0] {
@@ -71,30 +73,36 @@ async fn squeeze(world: &Arc<World>, policy: &str, noticed: Duration) {
     }
 }
 
-/// Fills the memory until most of what can be evicted is gone, and returns how much that was.
-async fn evict(world: &World, master: usize) -> u64 {
-    let number = async |section: &str, field: &str| -> u64 {
-        let info = info(world, master, section).await;
-        info.lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .and_then(|value| value.trim().parse().ok())
-            .unwrap_or_default()
-    };
-    let held: u64 = ask(world, master, &["DBSIZE"]).await.unwrap();
-    let before = number("stats", "evicted_keys").await;
-    let used = number("memory", "used_memory").await;
-    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", &used.to_string()]).await.unwrap();
-    let text = "x".repeat(200);
-    for junk in 0..20_000 {
+/// Has Redis remember far more changes than it holds entries, all later than those of the keys here: among
+/// few names, or with the latest change, those that are evicted are never the interesting ones.
+async fn revoke_others(world: &World, master: usize) {
+    let client = redis_server::client(world.redis_port(master));
+    let options = redis_server::patient().prefix(PREFIXES[0]);
+    let other = RedisStore::new(MemoryStore::new(), client, &one_secret(), options).await;
+    let changes = (0..6000)
+        .map(|number| other.invalidate(Change::Key(format!("other-{number}").as_str().into())));
+    futures_util::future::join_all(changes).await;
+}
+
+/// Fills the memory until half of the entries are gone.
+async fn evict(world: &World, master: usize) {
+    let entries = format!("{}auth:key:*", PREFIXES[0]);
+    let count =
+        async || ask::<Vec<String>>(world, master, &["KEYS", &entries]).await.unwrap().len();
+    let before = count().await;
+    let memory = info(world, master, "memory").await;
+    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", used.trim()]).await.unwrap();
+    let text = "x".repeat(500);
+    for junk in 0..10_000 {
         let name = format!("junk:{junk}");
         // It lasts, so that it is not the first to go; full is full.
         let is_full = ask::<()>(world, master, &["SET", &name, &text]).await.is_err();
-        let evicted = number("stats", "evicted_keys").await - before;
-        if is_full || evicted > held * 7 / 10 {
-            return evicted;
+        if is_full || count().await <= before / 2 {
+            break;
         }
     }
-    number("stats", "evicted_keys").await - before
+    world.say(format!("    {} of {before} entries are left", count().await));
 }
 
 /// Everything is gone from Redis between a revocation and a slow reader's fill.
