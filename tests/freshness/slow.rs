@@ -40,8 +40,8 @@ impl KeyLookup for Slow {
         answer
     }
 
-    async fn observe(&self, event: &FeedEvent) {
-        self.store.observe(event).await;
+    async fn on_feed_event(&self, event: &FeedEvent) {
+        self.store.on_feed_event(event).await;
     }
 }
 

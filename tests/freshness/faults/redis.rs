@@ -121,8 +121,11 @@ pub async fn flush(world: &Arc<World>, chance: &mut Rng) {
     sleep(Duration::from_millis(150)).await;
     for key in &keys {
         // By those whom everybody hears.
-        world.change(key, Kind::Revoke, Author::Instance(4 + chance.usize(..2))).await;
+        let (world, key, author) =
+            (world.clone(), key.clone(), Author::Instance(4 + chance.usize(..2)));
+        reads.push(tokio::spawn(async move { world.change(&key, Kind::Revoke, author).await }));
     }
+    sleep(Duration::from_millis(150)).await;
     ask::<()>(world, world.master.load(Ordering::SeqCst), &["FLUSHALL"]).await.unwrap();
     for read in reads {
         read.await.unwrap();
