@@ -34,7 +34,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use changes::{Author, Kind};
 use fastrand::Rng;
 use instances::Place;
 use schedule::{DECKS, Deck, Fault, Plan};
@@ -131,13 +130,13 @@ async fn deal(world: Arc<World>, mut deck: Deck, mut chance: Rng, end: Instant) 
 
 /// Issues keys and changes them, whatever else goes on.
 async fn change(world: Arc<World>, mut chance: Rng, end: Instant) {
-    let mut changes = JoinSet::new();
+    let mut under_way = JoinSet::new();
     while Instant::now() < end {
         let place = if chance.u8(..5) == 0 { Place::Sqlite } else { Place::Postgres };
-        let (kind, author) = (Kind::any(&mut chance), Author::any(&world, place, &mut chance));
+        let (kind, author) = changes::any(&world, place, &mut chance);
         let rest = (chance.u8(..4) == 0).then(|| Duration::from_millis(chance.u64(500..6000)));
         let world = world.clone();
-        changes.spawn(async move {
+        under_way.spawn(async move {
             let key = world.issue(place).await;
             world.watch(&key);
             world.verify_everywhere(&key).await;
@@ -150,7 +149,7 @@ async fn change(world: Arc<World>, mut chance: Rng, end: Instant) {
         });
         sleep(Duration::from_millis(chance.u64(200..800))).await;
     }
-    while let Some(changed) = changes.join_next().await {
+    while let Some(changed) = under_way.join_next().await {
         changed.unwrap();
     }
 }

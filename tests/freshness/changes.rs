@@ -32,10 +32,6 @@ pub enum Author {
 }
 
 impl Kind {
-    pub fn any(chance: &mut Rng) -> Self {
-        *chance.choice(&[Self::Revoke, Self::Expire, Self::Narrow, Self::DisableOwner]).unwrap()
-    }
-
     /// What can be done through the caches of an instance.
     pub fn of_a_key(chance: &mut Rng) -> Self {
         *chance.choice(&[Self::Revoke, Self::Expire, Self::Narrow]).unwrap()
@@ -56,18 +52,21 @@ impl Kind {
     }
 }
 
-impl Author {
-    pub fn any(world: &World, place: Place, chance: &mut Rng) -> Self {
-        match chance.u8(..10) {
-            0..=5 => {
-                let instances: Vec<_> = world.at(place).map(|instance| instance.index).collect();
-                Self::Instance(*chance.choice(&instances).unwrap())
-            }
-            6..=8 => Self::Sql,
-            _ => Self::Lxk(chance.usize(..PREFIXES.len())),
+/// What is done to a key, and by whom.
+pub fn any(world: &World, place: Place, chance: &mut Rng) -> (Kind, Author) {
+    match chance.u8(..10) {
+        0..=5 => {
+            let instances: Vec<_> = world.at(place).map(|instance| instance.index).collect();
+            let instance = *chance.choice(&instances).expect("there are instances");
+            (Kind::of_a_key(chance), Author::Instance(instance))
         }
+        6 | 7 => (Kind::of_a_key(chance), Author::Sql),
+        8 => (Kind::DisableOwner, Author::Sql),
+        _ => (Kind::Revoke, Author::Lxk(chance.usize(..PREFIXES.len()))),
     }
+}
 
+impl Author {
     fn tells_redis(self, world: &World) -> bool {
         match self {
             Self::Instance(index) => world.instances[index].feed == Feed::Redis,
@@ -80,12 +79,6 @@ impl Author {
 impl World {
     /// Makes a change, and waits until it is committed.
     pub async fn change(&self, key: &Arc<Key>, kind: Kind, author: Author) {
-        let (kind, author) = match (kind, author) {
-            // No instance disables owners through its caches, and `lxk` has no word for it.
-            (Kind::DisableOwner, _) => (kind, Author::Sql),
-            (_, Author::Lxk(_)) => (Kind::Revoke, author),
-            _ => (kind, author),
-        };
         let instance = match author {
             Author::Instance(index) => Some(index),
             Author::Sql | Author::Lxk(_) => None,

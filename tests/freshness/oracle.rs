@@ -17,6 +17,8 @@ const SLACK: Duration = Duration::from_secs(2);
 const NOTICED: Duration = Duration::from_secs(3);
 /// How long a fault is felt after its end: an old loss is noticed, and a new connection made.
 const AFTERMATH: Duration = Duration::from_secs(4);
+/// How long after its return Redis is found again by an instance that had lost it.
+const FOUND_AGAIN: Duration = Duration::from_secs(8);
 /// How long after a change its key is watched: longer than any bound.
 pub const WATCHED: Duration = Duration::from_secs(10);
 
@@ -115,6 +117,13 @@ impl Key {
     }
 }
 
+/// When an instance can tell others of a change.
+enum Told {
+    AtOnce,
+    From(Instant),
+    NotYet,
+}
+
 /// A fault, while it is in play.
 struct InPlay {
     fault: Fault,
@@ -134,6 +143,13 @@ impl InPlay {
     }
 }
 
+/// An instance that cannot reach the Redis that others reach: nobody hears of what it changes.
+struct CutOff {
+    instance: usize,
+    from: Instant,
+    until: Option<Instant>,
+}
+
 #[derive(Default)]
 pub struct Counts {
     pub accepted: AtomicU64,
@@ -147,6 +163,7 @@ pub struct Oracle {
     start: Instant,
     stalls: Stalls,
     faults: Mutex<Vec<InPlay>>,
+    cut_off: Mutex<Vec<CutOff>>,
     pub counts: Counts,
     /// By instance and whether a fault delayed it: the latest acceptance after a commit.
     latest: Mutex<BTreeMap<(&'static str, &'static str), Duration>>,
@@ -160,6 +177,7 @@ impl Oracle {
             start,
             stalls,
             faults: Mutex::default(),
+            cut_off: Mutex::default(),
             counts: Counts::default(),
             latest: Mutex::default(),
             reported: Mutex::default(),
@@ -176,6 +194,18 @@ impl Oracle {
 
     pub fn end(&self, number: usize) {
         self.faults.lock().unwrap()[number].until = Some(Instant::now());
+    }
+
+    /// Says that an instance alone cannot reach Redis, until [`reached`](Self::reached).
+    pub fn cut_off(&self, instance: &Instance) {
+        let (from, instance) = (Instant::now(), instance.index);
+        self.cut_off.lock().unwrap().push(CutOff { instance, from, until: None });
+    }
+
+    pub fn reached(&self, instance: &Instance) {
+        let mut cut_off = self.cut_off.lock().unwrap();
+        let of_it = cut_off.iter_mut().filter(|cut| cut.instance == instance.index);
+        of_it.for_each(|cut| cut.until = cut.until.or_else(|| Some(Instant::now())));
     }
 
     /// Holds an answer against the promise. What counts is when it was asked for.
@@ -255,7 +285,7 @@ impl Oracle {
     }
 
     /// How long after a change an instance may go by what was before it, and why. `None`: nobody has
-    /// promised to tell it.
+    /// promised to tell it, or not yet.
     fn bound(
         &self,
         instance: &Instance,
@@ -265,15 +295,39 @@ impl Oracle {
         if change.returned && change.instance == Some(instance.index) {
             return Some((Duration::ZERO, "through this instance"));
         }
+        let fallback = NOTICED + MAX_AGE_UNFOLLOWED + SLACK;
         match instance.feed {
             Feed::None => return Some((MAX_AGE_UNFOLLOWED + SLACK, "not followed")),
             Feed::Redis if !change.tells_redis => return None,
-            Feed::Redis | Feed::Postgres => {}
+            Feed::Redis => match self.told_late(change, committed) {
+                Told::AtOnce => {}
+                Told::From(time) => {
+                    let wait = time.saturating_duration_since(committed) + FOUND_AGAIN;
+                    return Some((wait + fallback, "changed by one who was cut off"));
+                }
+                Told::NotYet => return None,
+            },
+            Feed::Postgres => {}
         }
         Some(match self.is_disturbed(instance, committed) {
-            true => (NOTICED + MAX_AGE_UNFOLLOWED + SLACK, "with a fault in play"),
+            true => (fallback, "with a fault in play"),
             false => (SLACK, "connected"),
         })
+    }
+
+    /// Whether an instance could tell the others of its change through Redis.
+    fn told_late(&self, change: &Change, committed: Instant) -> Told {
+        let cut_off = self.cut_off.lock().unwrap();
+        let of_it = cut_off.iter().filter(|cut| change.instance == Some(cut.instance));
+        let meanwhile = |cut: &&CutOff| {
+            let is_over = cut.until.is_some_and(|until| until + FOUND_AGAIN < change.begun);
+            cut.from <= committed + SLACK && !is_over
+        };
+        match of_it.filter(meanwhile).last().map(|cut| cut.until) {
+            None => Told::AtOnce,
+            Some(Some(until)) => Told::From(until),
+            Some(None) => Told::NotYet,
+        }
     }
 
     fn is_disturbed(&self, instance: &Instance, committed: Instant) -> bool {

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::sleep;
 
 use super::milliseconds;
-use crate::changes::{self, Author, Kind, call};
+use crate::changes::{self, Kind, call};
 use crate::common::legacy_hash;
 use crate::instances::{Feed, Place};
 use crate::oracle::{Change, Key};
@@ -109,7 +109,7 @@ pub async fn slow_reads(world: &Arc<World>, chance: &mut Rng) {
                 world.verify(&world.instances[index], &key).await;
             }));
         }
-        let (kind, author) = (Kind::any(chance), Author::any(world, Place::Postgres, chance));
+        let (kind, author) = changes::any(world, Place::Postgres, chance);
         let (world, wait) = (world.clone(), milliseconds(chance, 0..400));
         reads.push(tokio::spawn(async move {
             sleep(wait).await;

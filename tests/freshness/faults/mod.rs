@@ -10,7 +10,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::sleep;
 
-use crate::changes::{Author, Kind};
+use crate::changes;
 use crate::instances::Place;
 use crate::oracle::Key;
 use crate::schedule::Fault;
@@ -55,7 +55,7 @@ pub async fn play(world: &Arc<World>, fault: Fault, chance: &mut Rng) {
 /// Changes keys in all sorts of ways, one after the other, within about this time.
 async fn change_all(world: &Arc<World>, keys: &[Arc<Key>], within: Duration, chance: &mut Rng) {
     for key in keys {
-        let (kind, author) = (Kind::any(chance), Author::any(world, Place::Postgres, chance));
+        let (kind, author) = changes::any(world, Place::Postgres, chance);
         let (world, key) = (world.clone(), key.clone());
         tokio::spawn(async move { world.change(&key, kind, author).await });
         sleep(within / keys.len() as u32).await;

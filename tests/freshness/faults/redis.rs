@@ -19,28 +19,36 @@ use crate::proxy::Mode;
 use crate::redis_server;
 use crate::world::World;
 
+/// How long it may take until the loss of a server is noticed.
+const NOTICED: Duration = Duration::from_secs(3);
+
 /// Memory runs short under a policy that only takes what has a date.
 pub async fn pressure(world: &Arc<World>, chance: &mut Rng) {
     let policy = *chance.choice(&["volatile-ttl", "volatile-lru"]).unwrap();
     world.say(format!("    {policy}"));
-    squeeze(world, policy, Duration::ZERO).await;
+    set(world, "maxmemory-policy", policy).await;
+    squeeze(world).await;
+    restore(world).await;
 }
 
 /// Memory runs short under a policy that takes anything.
-pub async fn allkeys(world: &Arc<World>, _: &mut Rng) {
+pub async fn allkeys(world: &Arc<World>, chance: &mut Rng) {
+    let keys = world.warm(3).await;
+    set(world, "maxmemory-policy", "allkeys-lru").await;
     // Those who must not go on with it have the time in which a loss is noticed.
-    squeeze(world, "allkeys-lru", Duration::from_secs(3)).await;
+    sleep(NOTICED).await;
+    let author = Author::Instance(4 + chance.usize(..2));
+    for key in &keys {
+        world.change(key, Kind::Revoke, author).await;
+    }
+    // Longer than any bound, so that nobody is saved by its end.
+    tokio::join!(squeeze(world), sleep(Duration::from_millis(6500)));
+    restore(world).await;
 }
 
 /// Revokes keys that are in Redis, and asks for them when half of them have been evicted.
-async fn squeeze(world: &Arc<World>, policy: &str, noticed: Duration) {
+async fn squeeze(world: &Arc<World>) {
     const KEYS: usize = 100;
-    let master = world.master.load(Ordering::SeqCst);
-    let set = async |name: &str, value: &str| {
-        ask::<()>(world, master, &["CONFIG", "SET", name, value]).await.unwrap();
-    };
-    set("maxmemory-policy", policy).await;
-    sleep(noticed).await;
     let mut keys = Vec::new();
     for _ in 0..KEYS {
         let key = world.issue(Place::Postgres).await;
@@ -55,6 +63,7 @@ async fn squeeze(world: &Arc<World>, policy: &str, noticed: Duration) {
     let revoked = Instant::now();
     // Until everybody has heard of it, and remembered it in Redis.
     sleep(Duration::from_millis(700)).await;
+    let master = world.master.load(Ordering::SeqCst);
     revoke_others(world, master).await;
     evict(world, master).await;
     // Late enough for the promise, whatever is in play.
@@ -64,8 +73,18 @@ async fn squeeze(world: &Arc<World>, policy: &str, noticed: Duration) {
             world.verify(&world.instances[index], key).await;
         }
     }
-    set("maxmemory", "0").await;
-    set("maxmemory-policy", "noeviction").await;
+}
+
+async fn set(world: &World, name: &str, value: &str) {
+    let master = world.master.load(Ordering::SeqCst);
+    ask::<()>(world, master, &["CONFIG", "SET", name, value]).await.unwrap();
+}
+
+/// Takes the limits and the junk away.
+async fn restore(world: &World) {
+    set(world, "maxmemory", "0").await;
+    set(world, "maxmemory-policy", "noeviction").await;
+    let master = world.master.load(Ordering::SeqCst);
     let junk: Vec<String> = ask(world, master, &["KEYS", "junk:*"]).await.unwrap();
     let unlink: Vec<_> = ["UNLINK"].into_iter().chain(junk.iter().map(String::as_str)).collect();
     if unlink.len() > 1 {
@@ -92,7 +111,7 @@ async fn evict(world: &World, master: usize) {
     let before = count().await;
     let memory = info(world, master, "memory").await;
     let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
-    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", used.trim()]).await.unwrap();
+    set(world, "maxmemory", used.trim()).await;
     let text = "x".repeat(500);
     for junk in 0..10_000 {
         let name = format!("junk:{junk}");
@@ -177,6 +196,7 @@ pub async fn failover(world: &Arc<World>, chance: &mut Rng) {
     ask::<()>(world, old, &["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
     let led = chance.usize(..2);
     let tiers: Vec<_> = world.instances.iter().filter(|one| one.tier.is_some()).collect();
+    tiers.iter().for_each(|one| world.oracle.cut_off(one));
     let lead = |number: usize| {
         let proxy = tiers[number].tier.as_ref().expect("they have one");
         proxy.lead_to(new_port);
@@ -188,6 +208,8 @@ pub async fn failover(world: &Arc<World>, chance: &mut Rng) {
     world.master.store(new, Ordering::SeqCst);
     // They are connected again.
     sleep(Duration::from_millis(2500)).await;
+    world.oracle.reached(tiers[led]);
+    world.oracle.reached(tiers[2 + led]);
     let (told, others) = keys.split_at(4);
     for key in told {
         world.change(key, Kind::Revoke, Author::Instance(4 + led)).await;
@@ -197,17 +219,17 @@ pub async fn failover(world: &Arc<World>, chance: &mut Rng) {
     sleep(Duration::from_secs(7)).await;
     lead(1 - led);
     lead(3 - led);
+    tiers.iter().for_each(|one| world.oracle.reached(one));
     ask::<()>(world, old, &["REPLICAOF", "127.0.0.1", &new_port.to_string()]).await.unwrap();
 }
 
 /// There is no room for anything, and nothing is evicted.
 pub async fn full(world: &Arc<World>, chance: &mut Rng) {
     let keys = world.warm(5).await;
-    let master = world.master.load(Ordering::SeqCst);
-    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
+    set(world, "maxmemory", "1").await;
     change_all(world, &keys, Duration::from_secs(1), chance).await;
     sleep(milliseconds(chance, 500..2500)).await;
-    ask::<()>(world, master, &["CONFIG", "SET", "maxmemory", "0"]).await.unwrap();
+    set(world, "maxmemory", "0").await;
 }
 
 /// Between the server and some of the instances.
@@ -220,13 +242,18 @@ pub async fn network(world: &Arc<World>, chance: &mut Rng) {
         if chance.bool() || instance.feed == Feed::Redis && cut.is_empty() {
             let mode = *chance.choice(&modes).unwrap();
             world.say(format!("    {mode:?} at {}", instance.name));
-            cut.push(instance.tier.as_ref().expect("it has one"));
-            cut.last().unwrap().set(mode);
+            let proxy = instance.tier.as_ref().expect("it has one");
+            world.oracle.cut_off(instance);
+            proxy.set(mode);
+            cut.push((instance, proxy));
         }
     }
     change_all(world, &keys, Duration::from_secs(1), chance).await;
     sleep(milliseconds(chance, 300..2000)).await;
-    cut.iter().for_each(|proxy| proxy.set(Mode::Forward));
+    for (instance, proxy) in cut {
+        proxy.set(Mode::Forward);
+        world.oracle.reached(instance);
+    }
 }
 
 /// Asks one of the two servers itself.
