@@ -9,6 +9,7 @@ use redis::{Client, Msg, RedisError};
 
 use super::options::RedisOptions;
 use super::script::Scripts;
+use super::server::examine;
 use crate::error::StoreError;
 use crate::record::KeyId;
 use crate::store::{Change, ChangeFeed, FeedOrigin, Message, Subscription};
@@ -56,8 +57,9 @@ impl ChangeFeed for RedisFeed {
         subscribed.subscribe(self.options.channel()).await.map_err(unavailable)?;
         let mut publisher =
             self.client.get_multiplexed_async_connection().await.map_err(unavailable)?;
+        // Stores leave a server alone that is of no use to them, and nobody tells of changes there.
+        examine(&mut publisher).await.map_err(unavailable)?;
         let scripts = Scripts::new();
-        // Refused by a replica, where nobody tells of changes.
         scripts.touch(&mut publisher, &self.options).await.map_err(unavailable)?;
         let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
         Ok(RedisSubscription {
@@ -85,6 +87,7 @@ impl Subscription for RedisSubscription {
     }
 
     async fn beat(&mut self) -> Result<(), StoreError> {
+        examine(&mut self.publisher).await.map_err(unavailable)?;
         let beat = self.scripts.publish(&mut self.publisher, &self.options, &self.beat);
         beat.await.map_err(unavailable)
     }
