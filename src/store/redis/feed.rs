@@ -57,8 +57,7 @@ impl ChangeFeed for RedisFeed {
         subscribed.subscribe(self.options.channel()).await.map_err(unavailable)?;
         let mut publisher =
             self.client.get_multiplexed_async_connection().await.map_err(unavailable)?;
-        // Stores leave a server alone that is of no use to them, and nobody tells of changes there.
-        examine(&mut publisher).await.map_err(unavailable)?;
+        prove(&mut publisher, &self.options).await?;
         let scripts = Scripts::new();
         scripts.touch(&mut publisher, &self.options).await.map_err(unavailable)?;
         let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
@@ -87,9 +86,26 @@ impl Subscription for RedisSubscription {
     }
 
     async fn beat(&mut self) -> Result<(), StoreError> {
-        examine(&mut self.publisher).await.map_err(unavailable)?;
+        prove(&mut self.publisher, &self.options).await?;
         let beat = self.scripts.publish(&mut self.publisher, &self.options, &self.beat);
         beat.await.map_err(unavailable)
+    }
+}
+
+/// Proves that changes are told here. Stores leave a server alone that is of no use to them. And whoever
+/// changes many rows may be killed between a commit and what he has to tell: his marker stays.
+async fn prove(
+    connection: &mut MultiplexedConnection,
+    options: &RedisOptions,
+) -> Result<(), StoreError> {
+    examine(connection).await.map_err(unavailable)?;
+    let marker = redis::cmd("EXISTS").arg(options.changing()).query_async(connection).await;
+    match marker.map_err(unavailable)? {
+        false => Ok(()),
+        true => {
+            let problem = "many keys are being changed, or that was interrupted: run it again";
+            Err(StoreError::Unavailable(problem.into()))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Callers who give up, statements that run out of time, slow reads, and processes that are killed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -14,6 +15,7 @@ use crate::changes::{self, Kind, call};
 use crate::common::legacy_hash;
 use crate::instances::{Feed, Place};
 use crate::oracle::{Change, Key};
+use crate::proxy::{Mode, Proxy};
 use crate::schedule::Fault;
 use crate::world::{STATEMENT_TIMEOUT, World};
 
@@ -140,12 +142,14 @@ pub async fn lxk_killed(world: &Arc<World>, chance: &mut Rng) {
     let Some(first) = Lock::hold(world, &[row(BATCH / 2)]).await else { return };
     let Some(second) = Lock::hold(world, &[row(BATCH + 2)]).await else { return };
     keys.iter().for_each(|key| key.begin(Change::new(false, None, true)));
-    let run = || {
+    let proxy = Proxy::to(world.redis_port(world.master.load(Ordering::SeqCst))).await;
+    let run = |port: u16| {
         let mut command = world.lxk(Place::Postgres, 1);
+        command.env("REDIS_URL", format!("redis://127.0.0.1:{port}"));
         command.args(["migrate", "revoke", "--force"]);
         command.spawn().unwrap()
     };
-    let process = run();
+    let process = run(proxy.port);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {
         for key in &keys {
@@ -153,16 +157,16 @@ pub async fn lxk_killed(world: &Arc<World>, chance: &mut Rng) {
         }
         sleep(Duration::from_millis(20)).await;
     }
+    // Killed between the commit and what it has to tell.
+    proxy.set(Mode::Blackhole);
     first.release().await;
-    for key in &keys {
-        world.settle(key).await;
-    }
+    futures_util::future::join_all(keys.iter().map(|key| world.settle(key))).await;
     world.say("    the first batch is committed");
     changes::kill(process);
     second.release().await;
     // Longer than any bound, so that nobody is saved by the second run.
     sleep(milliseconds(chance, 6500..7000)).await;
-    let mut process = run();
+    let mut process = run(world.redis_port(world.master.load(Ordering::SeqCst)));
     let finished = tokio::task::spawn_blocking(move || process.wait().unwrap());
     world.say(format!("    run again: {}", finished.await.unwrap()));
 }

@@ -62,7 +62,8 @@ pub async fn replica_role(world: &Arc<World>) {
 pub async fn listener_terminated(world: &Arc<World>, chance: &mut Rng) {
     let keys = world.warm(4).await;
     let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%') AND pid <> pg_backend_pid()";
+                     WHERE (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%' OR query LIKE '%pg_trigger%') \
+                     AND pid <> pg_backend_pid()";
     world.sql(Place::Postgres, terminate).await;
     change_all(world, &keys, Duration::from_secs(1), chance).await;
 }
