@@ -384,3 +384,33 @@ async fn what_redis_itself_reports_is_not_written_there_again() {
     store.on_feed_event(&FeedEvent::of_database(FeedEventKind::Changed(Change::All))).await;
     assert_ne!(scene.generation(), before);
 }
+
+/// Asserts that a feed is lost: for whoever follows it, and for whoever begins to.
+async fn assert_lost(store: &RedisStore<Gated>, subscription: &mut impl Subscription) {
+    assert!(subscription.beat().await.is_err());
+    assert!(store.changes().subscribe().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_through_a_server_that_stores_leave_alone_counts_as_lost() {
+    let mut scene = Scene::new();
+    let store = scene.instance().await;
+    let mut subscription = store.changes().subscribe().await.unwrap();
+    subscription.beat().await.unwrap();
+    scene.set("maxmemory-policy", "allkeys-lru");
+    assert_lost(&store, &mut subscription).await;
+    scene.set("maxmemory-policy", "volatile-ttl");
+    store.changes().subscribe().await.map(drop).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_counts_as_lost_until_a_change_to_many_rows_has_finished() {
+    let scene = Scene::new();
+    let store = scene.instance().await;
+    let mut subscription = store.changes().subscribe().await.unwrap();
+    let killed = store.begin_bulk_change().await.unwrap();
+    drop(killed);
+    assert_lost(&store, &mut subscription).await;
+    store.begin_bulk_change().await.unwrap().finish().await.unwrap();
+    store.changes().subscribe().await.map(drop).unwrap();
+}
