@@ -3,7 +3,7 @@
 //!
 //! `FRESHNESS_SEED` plays a schedule again, `FRESHNESS_SECONDS` says how long (60 unless told),
 //! `FRESHNESS_FAULTS` plays some kinds alone. `tests/soak MINUTES` plays new schedules for longer.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "cache"))]
 
 #[path = "freshness/changes.rs"]
 mod changes;

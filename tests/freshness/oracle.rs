@@ -318,12 +318,12 @@ impl Oracle {
     /// Whether an instance could tell the others of its change through Redis.
     fn told_late(&self, change: &Change, committed: Instant) -> Told {
         let cut_off = self.cut_off.lock().unwrap();
-        let of_it = cut_off.iter().filter(|cut| change.instance == Some(cut.instance));
+        let mut of_it = cut_off.iter().filter(|cut| change.instance == Some(cut.instance));
         let meanwhile = |cut: &&CutOff| {
             let is_over = cut.until.is_some_and(|until| until + FOUND_AGAIN < change.begun);
             cut.from <= committed + SLACK && !is_over
         };
-        match of_it.filter(meanwhile).last().map(|cut| cut.until) {
+        match of_it.rfind(meanwhile).map(|cut| cut.until) {
             None => Told::AtOnce,
             Some(Some(until)) => Told::From(until),
             Some(None) => Told::NotYet,

@@ -1,10 +1,11 @@
 //! The servers, the instances on them, and the keys that are watched.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lexikon_auth::{KeyManager, NewKey, PostgresStore, SqliteStore};
+use lexikon_auth::{DynKeyStore, KeyManager, NewKey, PostgresStore, SqliteStore};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
@@ -22,6 +23,10 @@ use crate::stalls::Stalls;
 /// Longer than a server takes to come back on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The instances on PostgreSQL that Redis tells, and the others.
+pub const TOLD_BY_REDIS: Range<usize> = 4..6;
+pub const OTHERS: Range<usize> = 0..4;
+
 /// Of the instances that Redis tells. The others have the default of 2 seconds.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -29,14 +34,16 @@ pub struct World {
     pub oracle: Oracle,
     pub instances: Vec<Instance>,
     pub postgres: Mutex<Server>,
+    postgres_url: String,
     pub postgres_proxy: Proxy,
     options: PgConnectOptions,
     pub redis: Mutex<[RedisServer; 2]>,
+    redis_ports: [u16; 2],
     /// Which of the two is the master.
     pub master: AtomicUsize,
     sqlite: SqliteConnectOptions,
     folder: TempDir,
-    issuers: [KeyManager<lexikon_auth::DynKeyStore>; 2],
+    issuers: [KeyManager<DynKeyStore>; 2],
     watched: Mutex<Vec<Arc<Key>>>,
     issued: AtomicU64,
 }
@@ -53,8 +60,8 @@ impl World {
         let issuer = PostgresStore::connect(options.clone()).await.unwrap();
         let ring = one_secret();
         let issuers = [
-            KeyManager::new(lexikon_auth::DynKeyStore::new(issuer), &ring),
-            KeyManager::new(lexikon_auth::DynKeyStore::new(file), &ring),
+            KeyManager::new(DynKeyStore::new(issuer), &ring),
+            KeyManager::new(DynKeyStore::new(file), &ring),
         ];
 
         let postgres_proxy = Proxy::to(options.get_port()).await;
@@ -87,9 +94,11 @@ impl World {
         Self {
             oracle: Oracle::new(start, Stalls::measure()),
             instances,
+            postgres_url: postgres.url(),
             postgres: Mutex::new(postgres),
             postgres_proxy,
             options,
+            redis_ports: [redis[0].port, redis[1].port],
             redis: Mutex::new(redis),
             master: AtomicUsize::new(0),
             sqlite,
@@ -235,7 +244,7 @@ impl World {
     /// Where `lxk` finds the database.
     pub fn url(&self, place: Place) -> String {
         match place {
-            Place::Postgres => self.postgres.lock().unwrap().url(),
+            Place::Postgres => self.postgres_url.clone(),
             Place::Sqlite => format!("sqlite://{}", self.folder.path().join("keys.db").display()),
         }
     }
@@ -247,7 +256,7 @@ impl World {
 
     /// The port of one of the two servers.
     pub fn redis_port(&self, server: usize) -> u16 {
-        self.redis.lock().unwrap()[server].port
+        self.redis_ports[server]
     }
 }
 

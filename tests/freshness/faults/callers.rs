@@ -17,7 +17,7 @@ use crate::instances::{Feed, Place};
 use crate::oracle::{Change, Key};
 use crate::proxy::{Mode, Proxy};
 use crate::schedule::Fault;
-use crate::world::{STATEMENT_TIMEOUT, World};
+use crate::world::{OTHERS, STATEMENT_TIMEOUT, TOLD_BY_REDIS, World};
 
 /// Drops the futures of changes while a lock holds their statements up, and lets the lock go before the
 /// statements' own time is over.
@@ -37,7 +37,7 @@ async fn held_up(world: &Arc<World>, chance: &mut Rng, gives_up: bool, longer: D
     let default = Duration::from_secs(2);
     let mut changes = Vec::new();
     for (keys, instances, time) in
-        [(told_by_redis, 4..6, STATEMENT_TIMEOUT), (others, 0..4, default)]
+        [(told_by_redis, TOLD_BY_REDIS, STATEMENT_TIMEOUT), (others, OTHERS, default)]
     {
         let ids: Vec<_> = keys.iter().map(|key| key.id.to_string()).collect();
         let Some(lock) = Lock::hold(world, &ids).await else { return };

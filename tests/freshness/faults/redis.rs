@@ -17,7 +17,7 @@ use crate::instances::{Feed, PREFIXES, Place};
 use crate::oracle::{self, Key};
 use crate::proxy::Mode;
 use crate::redis_server;
-use crate::world::World;
+use crate::world::{TOLD_BY_REDIS, World};
 
 /// How long it may take until the loss of a server is noticed.
 const NOTICED: Duration = Duration::from_secs(3);
@@ -37,7 +37,7 @@ pub async fn allkeys(world: &Arc<World>, chance: &mut Rng) {
     set(world, "maxmemory-policy", "allkeys-lru").await;
     // Those who must not go on with it have the time in which a loss is noticed.
     sleep(NOTICED).await;
-    let author = Author::Instance(4 + chance.usize(..2));
+    let author = Author::Instance(chance.usize(TOLD_BY_REDIS));
     for key in &keys {
         world.change(key, Kind::Revoke, author).await;
     }
@@ -141,7 +141,7 @@ pub async fn flush(world: &Arc<World>, chance: &mut Rng) {
     for key in &keys {
         // By those whom everybody hears.
         let (world, key, author) =
-            (world.clone(), key.clone(), Author::Instance(4 + chance.usize(..2)));
+            (world.clone(), key.clone(), Author::Instance(chance.usize(TOLD_BY_REDIS)));
         reads.push(tokio::spawn(async move { world.change(&key, Kind::Revoke, author).await }));
     }
     sleep(Duration::from_millis(150)).await;
@@ -212,7 +212,7 @@ pub async fn failover(world: &Arc<World>, chance: &mut Rng) {
     world.oracle.reached(tiers[2 + led]);
     let (told, others) = keys.split_at(4);
     for key in told {
-        world.change(key, Kind::Revoke, Author::Instance(4 + led)).await;
+        world.change(key, Kind::Revoke, Author::Instance(TOLD_BY_REDIS.start + led)).await;
     }
     change_all(world, others, Duration::from_millis(200), chance).await;
     // Longer than any bound.
