@@ -240,24 +240,27 @@ impl Triggers {
 /// has here; and their rows.
 async fn triggers(connection: impl PgExecutor<'_>) -> Result<(i64, String), StoreError> {
     let bodies = [REPORT_KEYS, REPORT_OWNERS].map(|part| part.split("$$").nth(1));
-    // The bits of tgtype: 1 each row, 4 insert, 8 delete, 16 update, 32 truncate (pg_trigger.h). The
-    // condition of a trigger is printed differently by each version, but always as one long OR.
+    // The bits of tgtype: 1 each row, 4 insert, 8 delete, 16 update, 32 truncate (pg_trigger.h). A condition
+    // has to be one OR in which every column is. As a tree, because printing it waits for the table's lock.
     let query = sqlx::query_as(
         "SELECT count(*), coalesce(string_agg(concat_ws(' ', t.oid, t.xmin, p.oid, p.xmin), ', ' \
          ORDER BY t.oid), '') FROM pg_catalog.pg_trigger t \
-         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid, \
-         pg_catalog.pg_get_triggerdef(t.oid) AS definition \
+         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid \
          WHERE t.tgname LIKE 'lexikon\\_auth\\_%' AND t.tgenabled = 'A' AND p.prosrc = ANY($1) \
          AND t.tgrelid IN (to_regclass('api_keys'), to_regclass('users')) \
          AND t.tgtype = CASE WHEN t.tgname LIKE '%\\_written' THEN 1 + 4 + 8 \
          WHEN t.tgname LIKE '%\\_truncated' THEN 32 ELSE 1 + 16 END \
          AND cardinality(t.tgattr::int2[]) = 0 \
-         AND (t.tgqual IS NULL OR definition NOT LIKE '% AND %' AND (SELECT bool_and(\
-         definition LIKE '%new.' || name || '%') FROM unnest(CASE t.tgrelid \
-         WHEN to_regclass('users') THEN ARRAY['id', 'is_active'] ELSE ARRAY['id', 'user_id', \
-         'key_hash', 'scopes', 'is_active', 'expires_at'] END) AS name))",
+         AND (t.tgqual IS NULL OR t.tgqual::text LIKE '{BOOLEXPR :boolop or %' \
+         AND t.tgqual::text !~ ':boolop (and|not) ' AND (SELECT count(*) FROM pg_catalog.pg_attribute a \
+         WHERE a.attrelid = t.tgrelid AND NOT a.attisdropped AND a.attname = ANY($2) \
+         AND t.tgqual::text LIKE '%{VAR :varno 2 :varattno ' || a.attnum || ' %') \
+         = CASE t.tgrelid WHEN to_regclass('users') THEN 2 ELSE 6 END)",
     );
-    query.bind(bodies.as_slice()).fetch_one(connection).await.map_err(unavailable)
+    // `users` has two of them.
+    let columns = ["id", "user_id", "key_hash", "scopes", "is_active", "expires_at"];
+    let query = query.bind(bodies.as_slice()).bind(columns.as_slice());
+    query.fetch_one(connection).await.map_err(unavailable)
 }
 
 async fn recognise(connection: &mut PgConnection) -> Result<Schema, StoreError> {
