@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/postgres.rs"]
 mod postgres;
+#[path = "common/proxy.rs"]
+mod proxy;
 #[path = "common/redis.rs"]
 mod redis_server;
 
@@ -15,7 +17,8 @@ use lexikon_auth::{
     CacheOptions, CachedStore, IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey,
     PostgresStore, RedisStore, StoreError, Verifier,
 };
-use sqlx::PgPool;
+use proxy::{Mode, Proxy};
+use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything takes on a busy machine.
@@ -39,8 +42,13 @@ impl Scene {
     /// `patience` is how long the instance waits for an answer of the database. Its pool sets no limit.
     async fn new(patience: Duration) -> Self {
         let options = postgres::database().await;
-        let pool = PgPool::connect_with(options.clone()).await.unwrap();
-        let database = PostgresStore::with_pool(pool.clone(), patience).await.unwrap();
+        Self::over(options.clone(), options, patience).await
+    }
+
+    /// `way` is how the instance reaches the database.
+    async fn over(way: PgConnectOptions, direct: PgConnectOptions, patience: Duration) -> Self {
+        let pool = PgPool::connect_with(way).await.unwrap();
+        let database = PostgresStore::with_pool(pool, patience).await.unwrap();
         let redis = redis_server::patient().prefix(&redis_server::prefix());
         let tier = async || {
             let client = redis_server::shared_client();
@@ -50,7 +58,7 @@ impl Scene {
         let options = CacheOptions::default().max_age(AGE).max_age_unfollowed(AGE);
         let store = CachedStore::with_options(shared.clone(), options);
         Self {
-            pool: PgPool::connect_with(database_of(&pool)).await.unwrap(),
+            pool: PgPool::connect_with(direct).await.unwrap(),
             tier: shared,
             manager: KeyManager::new(store.clone(), &one_secret()),
             verifier: Verifier::new(store, one_secret()),
@@ -95,10 +103,6 @@ impl Scene {
             sleep(Duration::from_millis(10)).await;
         }
     }
-}
-
-fn database_of(pool: &PgPool) -> sqlx::postgres::PgConnectOptions {
-    (*pool.connect_options()).clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,4 +203,58 @@ async fn callers_who_hang_up_do_not_switch_redis_off() {
     held.rollback().await.unwrap();
     assert_eq!(scene.tier.counts().bypassed, hits.bypassed);
     assert_eq!(scene.tier.counts().stale, hits.stale, "nothing was forgotten for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_whose_connection_breaks_and_that_is_made_reaches_the_caches() {
+    let options = postgres::database().await;
+    let proxy = Proxy::to(options.get_port()).await;
+    // With a limit of its own, a write is one statement, which commits by itself.
+    let way = options.clone().port(proxy.port).options([("statement_timeout", "15s")]);
+    let scene = Scene::over(way, options, Duration::from_secs(20)).await;
+    let issued = scene.issue().await;
+    let held = scene.hold(&issued).await;
+    let revoking = scene.manager.revoke(&issued.record.id, None);
+    let breaking = async {
+        scene.blocked().await;
+        proxy.set(Mode::Reset);
+    };
+    let (revoked, ()) = tokio::join!(revoking, breaking);
+    assert!(
+        matches!(revoked, Err(ManageError::Store(StoreError::Unsettled(_)))),
+        "nobody knows whether it will be made: {revoked:?}"
+    );
+    proxy.set(Mode::Forward);
+    assert_eq!(scene.answers(&issued).await, [true, true], "it is not made yet");
+    // The server has not noticed that nobody waits any more.
+    held.rollback().await.unwrap();
+    scene.eventually_refused(&issued).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_whose_commit_stalls_reaches_the_caches() {
+    let server = postgres::Server::start();
+    let options = server.options();
+    let scene = Scene::over(options.clone(), options, Duration::from_secs(1)).await;
+    let issued = scene.issue().await;
+    let configure = async |names: &str| {
+        let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&scene.pool).await.unwrap();
+        sqlx::raw_sql("SELECT pg_reload_conf()").execute(&scene.pool).await.unwrap();
+        let shown = async || -> String {
+            let show = "SHOW synchronous_standby_names";
+            sqlx::query_scalar(show).fetch_one(&scene.pool).await.unwrap()
+        };
+        while shown().await != names {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // A standby that never comes, without which no commit is acknowledged or seen.
+    configure("nobody").await;
+    let error = scene.manager.revoke(&issued.record.id, None).await.unwrap_err();
+    assert!(matches!(error, ManageError::Store(StoreError::Unsettled(_))), "{error:?}");
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(scene.answers(&issued).await, [true, true], "nobody can see it yet");
+    configure("").await;
+    scene.eventually_refused(&issued).await;
 }
