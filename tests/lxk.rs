@@ -797,8 +797,18 @@ fn the_cache_in_redis_is_looked_at_and_cleared() {
     config("maxmemory", "64mb");
     config("maxmemory-policy", "allkeys-lru");
     desk.lxk(&["preflight"]).fails(1, "check failed").prints("volatile-ttl");
-    config("maxmemory-policy", "volatile-ttl");
+    config("maxmemory-policy", "volatile-lru");
     desk.lxk(&["preflight"]).ends_with(0);
+    let mut connection = server.client().get_connection().unwrap();
+    let marker = lexikon_auth::RedisOptions::default().bulk_change_marker();
+    let () = redis::cmd("SET").arg(&marker).arg("left behind").query(&mut connection).unwrap();
+    desk.lxk(&["preflight"]).ends_with(0).prints("bypassed");
+    desk.lxk(&["cache", "stats"]).ends_with(0).prints("bypassed");
+    desk.lxk(&["cache", "clear", "--all"]).ends_with(0);
+    assert!(!redis::cmd("EXISTS").arg(&marker).query::<bool>(&mut connection).unwrap());
+    let () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).query(&mut connection).unwrap();
+    desk.lxk(&["preflight"]).fails(1, "check failed").prints("name its master");
+    let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query(&mut connection).unwrap();
 
     // What Redis holds is forgotten with a change, by one key and by many.
     assert!(is_accepted());

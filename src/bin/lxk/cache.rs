@@ -49,6 +49,10 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
             output.line(format!("entries    {}", stats.entries));
             output.line(format!("memory     {} bytes of {}", stats.used, stats.limit_text()));
             output.line(format!("policy     {}", stats.policy));
+            output.line(format!("role       {}", stats.role));
+            if stats.is_changing {
+                output.line(format!("bypassed   {CHANGING}"));
+            }
             output.line(format!("evictions  {}", stats.evicted));
             output.line(format!("clients    {}", stats.clients));
         }
@@ -72,6 +76,10 @@ async fn clear_entries(redis: &RedisStore<DynKeyStore>, clear: &Clear) -> Result
     })
 }
 
+/// Why Redis is bypassed while its marker is there.
+pub const CHANGING: &str = "many keys are being changed; where that was interrupted, run it again, or: \
+     lxk cache clear --all";
+
 /// What Redis says of itself.
 pub struct Stats {
     version: String,
@@ -79,6 +87,9 @@ pub struct Stats {
     used: u64,
     pub limit: u64,
     pub policy: String,
+    pub role: String,
+    /// Whether many keys are being changed, or that was interrupted.
+    pub is_changing: bool,
     evicted: u64,
     clients: u64,
 }
@@ -119,12 +130,20 @@ impl Stats {
                 break;
             }
         }
+        let marker = redis_options().bulk_change_marker();
+        let is_changing = redis::cmd("EXISTS")
+            .arg(marker)
+            .query_async(&mut connection)
+            .await
+            .map_err(unavailable)?;
         Ok(Self {
             version: field("redis_version"),
             entries,
             used: number("used_memory"),
             limit: number("maxmemory"),
             policy: field("maxmemory_policy"),
+            role: field("role"),
+            is_changing,
             evicted: number("evicted_keys"),
             clients: number("connected_clients"),
         })
@@ -143,6 +162,8 @@ impl Stats {
             "used_bytes": self.used,
             "limit_bytes": (self.limit > 0).then_some(self.limit),
             "policy": self.policy,
+            "role": self.role,
+            "changing": self.is_changing,
             "evicted": self.evicted,
             "clients": self.clients,
         })

@@ -6,7 +6,7 @@ use lexikon_auth::table::{ImpossibleUse, KeyFilter, KeyTable};
 use lexikon_auth::{ManageError, SecretRing, StoreError};
 use serde_json::json;
 
-use crate::cache::Stats;
+use crate::cache::{CHANGING, Stats};
 use crate::database::{Database, described, is_sqlite, own_cache, variable};
 use crate::failure::Failure;
 use crate::output::{Mood, Output, counted};
@@ -277,11 +277,18 @@ async fn check_redis(database: Option<&Database>) -> Finding {
             Bad("has no memory limit; set maxmemory, and maxmemory-policy to volatile-ttl"
                 .to_owned())
         }
-        Ok(stats) if !matches!(&*stats.policy, "noeviction" | "volatile-ttl") => Bad(format!(
-            "maxmemory-policy is {}, which may drop the times of changes before the entries they \
-             concern; set it to volatile-ttl or noeviction",
-            stats.policy
+        Ok(stats) if stats.policy != "noeviction" && !stats.policy.starts_with("volatile-") => {
+            Bad(format!(
+                "maxmemory-policy is {}, which evicts marks of changes, so instances bypass Redis; set \
+                 it to volatile-ttl or noeviction",
+                stats.policy
+            ))
+        }
+        Ok(stats) if stats.role != "master" => Bad(format!(
+            "is a {}, which takes no changes, so instances bypass it; name its master",
+            stats.role
         )),
+        Ok(stats) if stats.is_changing => Doubtful(format!("bypassed: {CHANGING}")),
         Ok(stats) => Good(format!("{} bytes at most, {}", stats.limit, stats.policy)),
     }
 }

@@ -26,7 +26,7 @@ pub struct BulkChange {
 impl BulkChange {
     pub(super) async fn begin(link: Arc<Link>) -> Result<Self, StoreError> {
         let token = random().map_err(unavailable)?;
-        let name = link.options.changing();
+        let name = link.options.bulk_change_marker();
         let change = Self { link, name, token: format!("{token:016x}") };
         change.mark().await?;
         Ok(change)

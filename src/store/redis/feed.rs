@@ -99,7 +99,8 @@ async fn prove(
     options: &RedisOptions,
 ) -> Result<(), StoreError> {
     examine(connection).await.map_err(unavailable)?;
-    let marker = redis::cmd("EXISTS").arg(options.changing()).query_async(connection).await;
+    let marker =
+        redis::cmd("EXISTS").arg(options.bulk_change_marker()).query_async(connection).await;
     match marker.map_err(unavailable)? {
         false => Ok(()),
         true => {

@@ -83,8 +83,9 @@ impl RedisOptions {
         format!("{}auth:clock", self.prefix)
     }
 
-    /// The name of the marker that many rows are being changed.
-    pub(super) fn changing(&self) -> String {
+    /// The name that is there while many rows are being changed, and stays where that was interrupted:
+    /// Redis is bypassed for as long. See [`RedisStore::begin_bulk_change`](super::RedisStore::begin_bulk_change).
+    pub fn bulk_change_marker(&self) -> String {
         format!("{}auth:changing", self.prefix)
     }
 

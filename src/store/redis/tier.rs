@@ -102,7 +102,7 @@ impl Tier {
         pipe.cmd("GETRANGE").arg(options.clock()).arg(0).arg(NUMBER);
         pipe.cmd("TIME");
         pipe.cmd("GETRANGE").arg(options.generation()).arg(0).arg(NUMBER);
-        pipe.cmd("EXISTS").arg(options.changing());
+        pipe.cmd("EXISTS").arg(options.bulk_change_marker());
         for hash in hashes {
             self.read_entry(pipe.cmd("GETRANGE").arg(options.entry(hash)));
         }
