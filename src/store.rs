@@ -57,7 +57,7 @@ pub use postgres::{PostgresFeed, PostgresStore};
 pub use redis::{BulkChange, RedisCounts, RedisFeed, RedisOptions, RedisStore};
 pub use shared_cache::SharedCache;
 #[cfg(feature = "sqlite")]
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteFeed, SqliteStore};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use time_zone::{TimeZone, TimeZoneError};
 pub use unsettled::Unsettled;

@@ -29,6 +29,9 @@ pub(super) const API_KEYS: [&str; 9] = [
 /// The columns of `users` that verification needs: all that an own schema has.
 pub(super) const USERS: [&str; 2] = ["id", "is_active"];
 
+/// The column that the extension adds to both tables in SQLite: the number of a row's latest change.
+pub(super) const CHANGE: &str = "lexikon_auth_change";
+
 /// The columns that the extension of the schema adds to `api_keys`. All nullable.
 pub(super) const DETAILS: [&str; 3] = ["revoked_at", "revoked_reason", "hash_format"];
 
@@ -124,7 +127,7 @@ impl Schema {
         let has = |columns: &[String], name: &str| columns.iter().any(|column| column == name);
         Ok(Self {
             has_details: DETAILS.iter().all(|column| has(api_keys, column)),
-            owns_users: users.len() == USERS.len(),
+            owns_users: users.iter().all(|name| USERS.contains(&&**name) || name == CHANGE),
             has_email: has(users, "email"),
             has_secrets: !secrets.is_empty(),
             has_current_since: has(secrets, CURRENT_SINCE),

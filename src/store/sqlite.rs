@@ -6,11 +6,14 @@
 //! [`TimeZone`](crate::TimeZone) of the service, as it writes them; all other times are in UTC, as
 //! SQLite's own `CURRENT_TIMESTAMP` is.
 
+mod feed;
+mod file;
 mod keys;
 pub(super) mod row;
 pub(super) mod schema;
 mod time_zone;
 pub(super) mod timestamp;
+mod triggers;
 
 use std::fmt;
 use std::path::Path;
@@ -23,6 +26,7 @@ use sqlx::sqlite::{
     Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions,
 };
 
+pub use self::feed::SqliteFeed;
 use self::timestamp::{from_text, to_text, to_text_optional};
 use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
 use super::sql::{knows, policy, require_secrets};
@@ -132,15 +136,17 @@ impl SqliteStore {
     }
 
     /// Adds what is missing of the extension, and returns a store that uses it: the columns
-    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, and the tables
-    /// `lexikon_auth_secrets`, `lexikon_auth_policies`, `lexikon_auth_deprecations` and
-    /// `lexikon_auth_settings` and `lexikon_auth_caches`. Make managers and verifiers from this store: a clone
-    /// made before goes on without them. From then on the database keeps the
+    /// `revoked_at`, `revoked_reason` and `hash_format` of `api_keys`, the tables `lexikon_auth_secrets`,
+    /// `lexikon_auth_policies`, `lexikon_auth_deprecations`, `lexikon_auth_settings` and
+    /// `lexikon_auth_caches`, and what reports [`changes`](Self::changes): a column `lexikon_auth_change` of
+    /// `api_keys` and of `users`, an index of it, and triggers. Make managers and verifiers from this store:
+    /// a clone made before goes on without them. From then on the database keeps the
     /// [time zone](Self::with_time_zone) that the store was given.
     ///
     /// The columns are NULL in the rows that are there, no row is rewritten, and readers that name their
-    /// columns, as SQLAlchemy does, notice nothing. It can run on a live table, twice, and from two
-    /// processes at once.
+    /// columns, as SQLAlchemy does, notice nothing. The triggers write to the table that they are on and
+    /// to nothing else, so no write can fail for want of something that somebody has dropped. It can run
+    /// on a live table, twice, and from two processes at once.
     ///
     /// # Errors
     /// [`StoreError::ReadOnly`] or [`StoreError::Unavailable`] when the table cannot be changed;
@@ -155,8 +161,31 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// The changes of keys and owners, as a [`Follower`](crate::Follower) of a cache over this store
+    /// takes them: those of other processes, the Python service and `lxk` among them. The database needs
+    /// the [extension](Self::extend_schema), which a new one has.
+    ///
+    /// ```
+    /// # #[cfg(feature = "cache")] {
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("keys.db");
+    /// use lexikon_auth::{CachedStore, Follower, SqliteStore};
+    /// let database = SqliteStore::open_or_create(&path).await?.extend_schema().await?;
+    /// let store = CachedStore::new(database.clone());
+    /// let follower = Follower::spawn(store.clone(), database.changes());
+    /// follower.connected().await;
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// # }
+    /// ```
+    pub fn changes(&self) -> SqliteFeed {
+        SqliteFeed::new(self.pool.connect_options())
+    }
+
     /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
-    /// have to be told, by their `invalidate`.
+    /// learn of it from a [`Follower`](crate::Follower) of its [`changes`](Self::changes), or by their
+    /// `invalidate`.
     ///
     /// # Errors
     /// [`StoreError::UnknownOwner`] in a database of the lexikon service, where users are the
@@ -233,11 +262,11 @@ impl SqliteStore {
         owner: &OwnerId,
     ) -> Result<(), StoreError> {
         if self.schema.owns_users {
-            sqlx::query("INSERT INTO users (id, is_active) VALUES ($1, 1) ON CONFLICT DO NOTHING")
-                .bind(owner.as_str())
-                .execute(connection)
-                .await
-                .map_err(unavailable)?;
+            // Not ON CONFLICT DO NOTHING, which the feed of changes takes for a replacement.
+            let insert = "INSERT INTO users (id, is_active) \
+                          SELECT $1, 1 WHERE NOT EXISTS (SELECT 1 FROM users WHERE id = $1)";
+            let insert = sqlx::query(insert).bind(owner.as_str());
+            insert.execute(connection).await.map_err(unavailable)?;
         }
         Ok(())
     }

@@ -37,8 +37,8 @@ use crate::store::sql::{Schema, Statements};
 /// order of their ids: a live service waits for a batch at most. It can be interrupted at any time and
 /// run again, and does then what is left. Of two such changes, the batches take turns.
 ///
-/// Caches over PostgreSQL learn of every change from a follower. Others have to be told, by a
-/// [`BatchObserver`].
+/// Caches learn of every change from a follower; without one, those in memory keep entries for their
+/// short age, and those in Redis have to be told, by a [`BatchObserver`].
 ///
 /// Answers that may be long are handed on row by row, so that memory stays flat.
 ///

@@ -6,10 +6,12 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnection;
 use tokio::time::sleep;
 
+use super::triggers::{REPORTS, Report};
 use super::{PATIENCE, unavailable};
 use crate::error::StoreError;
 use crate::store::sql::{
-    CACHES, CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS, SETTINGS,
+    CACHES, CHANGE, CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS,
+    SETTINGS,
 };
 use crate::store::sql::{Schema, Tables};
 
@@ -73,6 +75,9 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
         for statement in CREATE.into_iter().chain(CREATE_TABLES) {
             sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
         }
+        for statement in missing(&mut transaction).await? {
+            sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
+        }
     }
     let schema = recognise(&mut transaction).await?;
     transaction.commit().await.map_err(unavailable)?;
@@ -95,11 +100,11 @@ pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, 
     Ok(schema)
 }
 
-/// What adds the parts of the extension that are missing.
+/// What adds the parts of the extension that are missing, or of another version.
 pub(in crate::store) async fn missing(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<&'static str>, StoreError> {
-    let Tables { api_keys, secrets, policies, deprecations, settings, caches, .. } =
+    let Tables { api_keys, users, secrets, policies, deprecations, settings, caches } =
         tables(connection).await?;
     let mut statements = Vec::new();
     for (column, statement) in DETAILS.into_iter().zip(EXTEND) {
@@ -116,7 +121,36 @@ pub(in crate::store) async fn missing(
             statements.push(statement);
         }
     }
+    let kept = kept(connection).await?;
+    for (Report { add_column, parts }, columns) in REPORTS.into_iter().zip([api_keys, users]) {
+        if !columns.iter().any(|known| known == CHANGE) {
+            statements.push(add_column);
+        }
+        for part in parts {
+            match kept.iter().find(|(name, _)| name == part.name) {
+                Some((_, statement)) if statement == part.create => {}
+                Some(_) => statements.extend([part.drop, part.create]),
+                None => statements.push(part.create),
+            }
+        }
+    }
     Ok(statements)
+}
+
+/// Whether changes are reported, in the way of this version.
+pub(super) async fn reports_changes(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
+    let kept = kept(connection).await?;
+    let mut parts = REPORTS.iter().flat_map(|report| &report.parts);
+    Ok(parts.all(|part| kept.iter().any(|(_, statement)| statement == part.create)))
+}
+
+/// The indexes and triggers of this crate: their names, and the statements that created them.
+async fn kept(connection: &mut SqliteConnection) -> Result<Vec<(String, String)>, StoreError> {
+    let query = sqlx::query_as(
+        "SELECT name, sql FROM sqlite_master \
+         WHERE type IN ('index', 'trigger') AND name GLOB 'lexikon_auth_*'",
+    );
+    query.fetch_all(connection).await.map_err(unavailable)
 }
 
 async fn recognise(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {

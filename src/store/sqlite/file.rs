@@ -1,0 +1,92 @@
+//! The files of a database from outside: which one it is, and whether somebody may have written to it.
+//!
+//! They are never opened: to close a file drops the locks that SQLite holds on it in this process
+//! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Within this time a file system tells two changes apart: it goes by the tick of the kernel's clock, 10
+/// milliseconds at most. Where one does not, a change waits for the next sign of life.
+const GRAIN: Duration = Duration::from_millis(20);
+
+/// Which file a path leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Id {
+    #[cfg(unix)]
+    device: u64,
+    #[cfg(unix)]
+    number: u64,
+}
+
+impl Id {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        #[cfg(unix)]
+        return Ok(Self {
+            device: std::os::unix::fs::MetadataExt::dev(&metadata),
+            number: std::os::unix::fs::MetadataExt::ino(&metadata),
+        });
+        // Elsewhere a file that is open cannot be removed.
+        #[cfg(not(unix))]
+        return Ok(Self {});
+    }
+}
+
+/// Says when the database should be asked whether somebody has written, without asking it, which would
+/// wake its thread: each commit goes to the database file or to its write-ahead log.
+pub(super) struct Watch {
+    paths: [PathBuf; 2],
+    /// What the files were like when the database was asked.
+    stamp: Stamp,
+    /// Until when they may be written to again without looking different; `None` once the database has
+    /// been asked after that.
+    blurred_until: Option<Instant>,
+}
+
+/// The sizes of the files and the times of their last changes; `None` where there is no file.
+type Stamp = [Option<(u64, SystemTime)>; 2];
+
+/// What the files are like, and when.
+pub(super) struct Glance {
+    stamp: Stamp,
+    at: Instant,
+}
+
+impl Watch {
+    /// For a database that is asked from here on.
+    pub(super) fn new(path: &Path) -> Self {
+        // SQLite puts its files beside the one that a link leads to.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let mut log = path.clone().into_os_string();
+        log.push("-wal");
+        let mut watch = Self { paths: [path, log.into()], stamp: [None; 2], blurred_until: None };
+        let glance = watch.look();
+        watch.asked(glance);
+        watch
+    }
+
+    pub(super) fn look(&self) -> Glance {
+        let of = |metadata: Metadata| Some((metadata.len(), metadata.modified().ok()?));
+        let [file, log] = &self.paths;
+        let stamp = [file, log].map(|path| fs::metadata(path).ok().and_then(of));
+        Glance { stamp, at: Instant::now() }
+    }
+
+    /// Whether somebody may have written since the database was asked.
+    pub(super) fn is_news(&self, glance: &Glance) -> bool {
+        glance.stamp != self.stamp || self.blurred_until.is_some()
+    }
+
+    /// The database has been asked after this.
+    pub(super) fn asked(&mut self, glance: Glance) {
+        if glance.stamp != self.stamp {
+            self.stamp = glance.stamp;
+            self.blurred_until = Some(glance.at + GRAIN);
+        } else if self.blurred_until.is_some_and(|end| end <= glance.at) {
+            self.blurred_until = None;
+        }
+    }
+}
