@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use lexikon_auth::store::{ChangeFeed, RedisCounts};
 use lexikon_auth::{
-    CacheOptions, CachedStore, DynKeyStore, Follower, KeyId, KeyStore, PolicyFollower,
-    PostgresStore, RedisOptions, RedisStore, SqliteStore, StoreError, Verifier,
+    CachedStore, DynKeyStore, Follower, KeyId, KeyStore, PolicyFollower, PostgresStore,
+    RedisOptions, RedisStore, SqliteStore, StoreError, Verifier,
 };
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ pub struct Backend {
     pub kind: &'static str,
     /// What has happened in Redis, where there is one.
     pub redis: Option<Arc<dyn Fn() -> RedisCounts + Send + Sync>>,
-    follower: Option<Arc<Follower>>,
+    follower: Arc<Follower>,
     database: Database,
     _demo: Option<Arc<TempDir>>,
 }
@@ -42,32 +42,22 @@ impl Backend {
             Some(path) => {
                 let store = SqliteStore::open_or_create(path).await?.extend_schema().await?;
                 store.check_secrets(&config.ring).await?;
-                // Changes go through the cache, which sees them; those of `lxk` show after a minute.
-                let options = CacheOptions::default().max_age_unfollowed(Duration::from_secs(60));
-                let database = Database::Sqlite(store.clone());
-                Self::over(
-                    store,
-                    None::<lexikon_auth::store::PostgresFeed>,
-                    options,
-                    database,
-                    config,
-                )
-                .await
+                let (feed, database) = (store.changes(), Database::Sqlite(store.clone()));
+                Self::over(store, feed, database, config).await
             }
             None => {
                 let store = PostgresStore::connect(config.database_url.parse()?).await?;
                 let store = store.extend_schema().await?;
                 store.check_secrets(&config.ring).await?;
                 let (feed, database) = (store.changes(), Database::Postgres(store.clone()));
-                Self::over(store, Some(feed), CacheOptions::default(), database, config).await
+                Self::over(store, feed, database, config).await
             }
         }
     }
 
     async fn over(
         store: impl KeyStore + 'static,
-        feed: Option<impl ChangeFeed>,
-        options: CacheOptions,
+        feed: impl ChangeFeed,
         database: Database,
         config: &Config,
     ) -> Result<Self, Box<dyn Error>> {
@@ -85,8 +75,8 @@ impl Backend {
                 (DynKeyStore::new(RedisStore::clone(&tier)), Some(counts))
             }
         };
-        let store = CachedStore::with_options(store, options);
-        let follower = feed.map(|feed| Arc::new(Follower::spawn(store.clone(), feed)));
+        let store = CachedStore::new(store);
+        let follower = Arc::new(Follower::spawn(store.clone(), feed));
         let kind = match database {
             Database::Sqlite(_) => "sqlite",
             Database::Postgres(_) => "postgres",
@@ -104,9 +94,9 @@ impl Backend {
         Ok(started.elapsed())
     }
 
-    /// Whether changes that others make are being reported. `None`: there are no others.
-    pub fn is_followed(&self) -> Option<bool> {
-        self.follower.as_ref().map(|follower| follower.is_connected())
+    /// Whether changes that others make are being reported.
+    pub fn is_followed(&self) -> bool {
+        self.follower.is_connected()
     }
 
     /// Has a verifier follow the legacy policy that operators set with `lxk migrate policy`.
