@@ -6,6 +6,7 @@ mod proxy;
 mod redis_tier;
 mod revocation;
 mod servers;
+mod sqlite;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
@@ -85,6 +86,9 @@ fn main() -> Result<(), Failure> {
     if let Some(instance) = revocation::Instance::from_environment() {
         return runtime.block_on(instance.run());
     }
+    if let Some(other) = sqlite::Other::from_environment() {
+        return runtime.block_on(other.run());
+    }
     let effort = match std::env::args().nth(1).as_deref() {
         None => Effort { keys: 1_000_000, time: Duration::from_secs(5), revocations: 1000 },
         Some("--quick") => Effort { keys: 100_000, time: Duration::from_secs(1), revocations: 100 },
@@ -109,6 +113,7 @@ async fn measure(effort: Effort, table: &mut Table) -> Result<(), Failure> {
     fill(&postgres, effort.keys).await?;
     throughput(effort, &postgres, table).await?;
     revocation::measure(effort, &postgres, table).await?;
+    sqlite::measure(table).await?;
     redis_tier::measure(effort, &postgres, table).await
 }
 

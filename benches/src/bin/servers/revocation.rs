@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::store::ChangeFeed;
 use lexikon_auth::{
-    CachedStore, Follower, KeyManager, NewKey, PostgresStore, Verifier, VerifyError,
+    CachedStore, Follower, KeyLookup, KeyManager, KeyStore, NewKey, PostgresStore, SqliteStore,
+    Verifier, VerifyError,
 };
 use lexikon_auth_benches::ring;
 use sqlx::postgres::PgConnectOptions;
@@ -18,7 +21,7 @@ use crate::servers::Postgres;
 use crate::{Effort, Failure, Table, latencies};
 
 /// Tells this program that it is the instance that refuses: the port of the database, and that of the
-/// way to its notifications.
+/// way to its notifications; or the path of a database.
 const VARIABLE: &str = "LEXIKON_AUTH_BENCH_INSTANCE";
 
 fn options(port: u16) -> PgConnectOptions {
@@ -27,21 +30,38 @@ fn options(port: u16) -> PgConnectOptions {
 }
 
 /// Verifies keys without end, and prints when each is refused first.
-pub struct Instance {
-    database: u16,
-    feed: u16,
+pub enum Instance {
+    Postgres { database: u16, feed: u16 },
+    Sqlite(PathBuf),
 }
 
 impl Instance {
     pub fn from_environment() -> Option<Self> {
-        let ports = std::env::var(VARIABLE).ok()?;
-        let (database, feed) = ports.split_once(' ')?;
-        Some(Self { database: database.parse().ok()?, feed: feed.parse().ok()? })
+        let database = std::env::var(VARIABLE).ok()?;
+        let ports =
+            database.split_once(' ').map(|(database, feed)| (database.parse(), feed.parse()));
+        match ports {
+            Some((Ok(database), Ok(feed))) => Some(Self::Postgres { database, feed }),
+            _ => Some(Self::Sqlite(database.into())),
+        }
     }
 
     pub async fn run(self) -> Result<(), Failure> {
-        let store = CachedStore::new(PostgresStore::connect(options(self.database)).await?);
-        let feed = PostgresStore::connect(options(self.feed)).await?.changes();
+        match self {
+            Self::Postgres { database, feed } => {
+                let feed = PostgresStore::connect(options(feed)).await?.changes();
+                Self::follow(PostgresStore::connect(options(database)).await?, feed).await
+            }
+            Self::Sqlite(path) => {
+                let store = SqliteStore::open(path).await?;
+                let feed = store.changes();
+                Self::follow(store, feed).await
+            }
+        }
+    }
+
+    async fn follow(store: impl KeyLookup + 'static, feed: impl ChangeFeed) -> Result<(), Failure> {
+        let store = CachedStore::new(store);
         let follower = Follower::spawn(store.clone(), feed);
         follower.connected().await;
         let verifier = Arc::new(Verifier::new(store, ring(1)));
@@ -105,8 +125,25 @@ pub async fn measure(
 async fn lags(count: usize, postgres: &Postgres, is_cut: bool) -> Result<Vec<Duration>, Failure> {
     let proxy = Proxy::to(postgres.port).await;
     let manager = KeyManager::new(PostgresStore::connect(postgres.options()).await?, &ring(1));
+    let instance = format!("{} {}", postgres.port, proxy.port);
+    let cut = || {
+        if is_cut {
+            proxy.set(Mode::Blackhole);
+        }
+    };
+    lags_of(&instance, count, &manager, Duration::from_millis(2), cut).await
+}
+
+/// How long each of some revocations takes to be a refusal in another process.
+pub async fn lags_of<S: KeyStore>(
+    instance: &str,
+    count: usize,
+    manager: &KeyManager<S>,
+    pause: Duration,
+    before: impl FnOnce(),
+) -> Result<Vec<Duration>, Failure> {
     let mut child = Command::new(std::env::current_exe()?)
-        .env(VARIABLE, format!("{} {}", postgres.port, proxy.port))
+        .env(VARIABLE, instance)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -131,14 +168,12 @@ async fn lags(count: usize, postgres: &Postgres, is_cut: bool) -> Result<Vec<Dur
             }
         }
     });
-    if is_cut {
-        proxy.set(Mode::Blackhole);
-    }
+    before();
     let mut revoked = Vec::new();
     for key in &issued {
         manager.revoke(&key.record.id, None).await?;
         revoked.push((key.key.expose_secret().to_owned(), nanoseconds()));
-        sleep(Duration::from_millis(2)).await;
+        sleep(pause).await;
     }
     let status = tokio::task::spawn_blocking(move || child.wait()).await??;
     assert!(status.success(), "every key was refused");
