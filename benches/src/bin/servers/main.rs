@@ -92,7 +92,13 @@ fn main() -> Result<(), Failure> {
     let effort = match std::env::args().nth(1).as_deref() {
         None => Effort { keys: 1_000_000, time: Duration::from_secs(5), revocations: 1000 },
         Some("--quick") => Effort { keys: 100_000, time: Duration::from_secs(1), revocations: 100 },
-        Some(_) => return Err("usage: benches/run-servers [--quick]".into()),
+        Some("--sqlite") => {
+            let mut table = Table::default();
+            runtime.block_on(sqlite::measure(&mut table))?;
+            print!("{}", table.0);
+            return Ok(());
+        }
+        Some(_) => return Err("usage: benches/run-servers [--quick | --sqlite]".into()),
     };
     let mut table = Table::default();
     runtime.block_on(measure(effort, &mut table))?;
