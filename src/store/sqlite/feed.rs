@@ -165,8 +165,11 @@ impl SqliteSubscription {
         let (connection, seen) = (&mut self.connection, &self.seen);
         let mut now = latest(connection).await?;
         let same_schema = now.schema_version == seen.schema_version;
-        if self.is_asked || !same_schema {
+        if self.is_asked {
             self.feed.check_file()?;
+        }
+        // Whatever becomes of a trigger changes the version.
+        if !same_schema {
             check_triggers(connection).await?;
         }
         if now.data_version != seen.data_version {
