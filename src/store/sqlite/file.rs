@@ -8,9 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Within this time a file system tells two changes apart: it goes by the tick of the kernel's clock, 10
-/// milliseconds at most. Where one does not, a change waits for the next sign of life.
-const GRAIN: Duration = Duration::from_millis(20);
+/// How long a commit takes at most from its last write to a file, after which it is synchronised to the
+/// disk, until readers see it; and a file system to tell two changes apart. A commit that takes longer waits
+/// for the next sign of life.
+const SETTLES: Duration = Duration::from_secs(1);
 
 /// Which file a path leads to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,9 +42,8 @@ pub(super) struct Watch {
     paths: [PathBuf; 2],
     /// What the files were like when the database was asked.
     stamp: Stamp,
-    /// Until when they may be written to again without looking different; `None` once the database has
-    /// been asked after that.
-    blurred_until: Option<Instant>,
+    /// Until when what was written may come to be seen; `None` once the database has been asked after that.
+    settles: Option<Instant>,
 }
 
 /// The sizes of the files and the times of their last changes; `None` where there is no file.
@@ -62,7 +62,7 @@ impl Watch {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut log = path.clone().into_os_string();
         log.push("-wal");
-        let mut watch = Self { paths: [path, log.into()], stamp: [None; 2], blurred_until: None };
+        let mut watch = Self { paths: [path, log.into()], stamp: [None; 2], settles: None };
         let glance = watch.look();
         watch.asked(glance);
         watch
@@ -77,16 +77,16 @@ impl Watch {
 
     /// Whether somebody may have written since the database was asked.
     pub(super) fn is_news(&self, glance: &Glance) -> bool {
-        glance.stamp != self.stamp || self.blurred_until.is_some()
+        glance.stamp != self.stamp || self.settles.is_some()
     }
 
     /// The database has been asked after this.
     pub(super) fn asked(&mut self, glance: Glance) {
         if glance.stamp != self.stamp {
             self.stamp = glance.stamp;
-            self.blurred_until = Some(glance.at + GRAIN);
-        } else if self.blurred_until.is_some_and(|end| end <= glance.at) {
-            self.blurred_until = None;
+            self.settles = Some(glance.at + SETTLES);
+        } else if self.settles.is_some_and(|end| end <= glance.at) {
+            self.settles = None;
         }
     }
 }
