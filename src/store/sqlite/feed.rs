@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::file::{self, Watch};
+use super::file::{self, Notices, Watch};
 use super::{schema, unavailable};
 use crate::error::StoreError;
 use crate::store::{Change, ChangeFeed, Message, Subscription};
 
-/// How often a feed looks whether somebody has written.
+/// How often the database is asked while somebody writes.
 const INTERVAL: Duration = Duration::from_millis(30);
 /// More changes than these at once are reported as a change of anything.
 const MANY: i64 = 1000;
@@ -42,8 +42,9 @@ const OTHER_FILE: &str = "the database file has been replaced or removed since t
 
 /// The changes of keys and owners in a SQLite database, whoever makes them, as they are committed.
 ///
-/// It looks at the files every 30 milliseconds. When somebody may have written to them, and every second
-/// for a [`Follower`](crate::Follower)'s sign of life, it asks the database, on a connection of its own
+/// On Linux the system tells when somebody writes to the files; elsewhere, and where it has no room for
+/// another watch (`fs.inotify.max_user_watches`), the feed looks at them every 30 milliseconds. Then, and every
+/// second for a [`Follower`](crate::Follower)'s sign of life, it asks the database, on a connection of its own
 /// that writes nothing. What that costs stands in `benches/results-servers.md`.
 ///
 /// - More than 1000 changes of keys or of owners at once, a key or an owner that is changed twice between
@@ -69,8 +70,8 @@ impl SqliteFeed {
         Self { options, file, interval: INTERVAL }
     }
 
-    /// Sets how often to look whether somebody has written: how late a change arrives, and what it
-    /// costs to wait for one. Default 30 milliseconds. A [`Follower`](crate::Follower) takes a feed that
+    /// Sets how often the database is asked at most while somebody writes, and how often to look whether
+    /// somebody does where the system does not tell: how late a change arrives. Default 30 milliseconds. A [`Follower`](crate::Follower) takes a feed that
     /// is silent for 2 seconds for lost.
     pub fn interval(self, interval: Duration) -> Self {
         Self { interval, ..self }
@@ -98,6 +99,7 @@ impl fmt::Debug for SqliteFeed {
 pub struct SqliteSubscription {
     feed: SqliteFeed,
     watch: Watch,
+    notices: Option<Notices>,
     connection: SqliteConnection,
     seen: Seen,
     due: Instant,
@@ -121,12 +123,14 @@ impl ChangeFeed for SqliteFeed {
         let options = (*self.options).clone().create_if_missing(false).disable_statement_logging();
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(unavailable)?;
         let watch = Watch::new(self.options.get_filename());
+        let notices = watch.notices();
         check_triggers(&mut connection).await?;
         let seen = latest(&mut connection).await?;
         // By now the file is open, and it cannot become another unnoticed.
         self.check_file()?;
         Ok(SqliteSubscription {
             feed: self.clone(),
+            notices,
             watch,
             connection,
             seen,
@@ -143,13 +147,19 @@ impl Subscription for SqliteSubscription {
             if let Some(message) = self.messages.pop_front() {
                 return Ok(message);
             }
+            // However often somebody writes, the database is not asked more often than that.
             sleep_until(self.due).await;
             let glance = self.watch.look();
             if self.is_asked || self.watch.is_news(&glance) {
                 self.look().await?;
                 self.watch.asked(glance);
+                self.due = Instant::now() + self.feed.interval;
+            } else {
+                match &mut self.notices {
+                    Some(notices) => notices.written().await,
+                    None => sleep(self.feed.interval).await,
+                }
             }
-            self.due = Instant::now() + self.feed.interval;
         }
     }
 

@@ -3,10 +3,15 @@
 //! They are never opened: to close a file drops the locks that SQLite holds on it in this process
 //! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
 
+#[cfg(target_os = "linux")]
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+
+#[cfg(target_os = "linux")]
+use futures_util::StreamExt;
 
 /// How long a commit takes at most from its last write to a file, after which it is synchronised to the
 /// disk, until readers see it; and a file system to tell two changes apart. A commit that takes longer waits
@@ -68,6 +73,11 @@ impl Watch {
         watch
     }
 
+    /// What tells of writes, where the system can.
+    pub(super) fn notices(&self) -> Option<Notices> {
+        Notices::of(&self.paths[0])
+    }
+
     pub(super) fn look(&self) -> Glance {
         let of = |metadata: Metadata| Some((metadata.len(), metadata.modified().ok()?));
         let [file, log] = &self.paths;
@@ -88,5 +98,53 @@ impl Watch {
         } else if self.settles.is_some_and(|end| end <= glance.at) {
             self.settles = None;
         }
+    }
+}
+
+/// Tells that somebody writes to the files of a database, so that nobody has to look in vain. It may be
+/// before the commit, and on a file system of another machine not at all.
+#[cfg(target_os = "linux")]
+pub(super) struct Notices {
+    events: inotify::EventStream<[u8; 1024]>,
+    /// What the names of the files begin with.
+    name: OsString,
+}
+
+#[cfg(target_os = "linux")]
+impl Notices {
+    fn of(path: &Path) -> Option<Self> {
+        let inotify = inotify::Inotify::init().ok()?;
+        // The folder, because the log comes and goes.
+        inotify.watches().add(path.parent()?, inotify::WatchMask::MODIFY).ok()?;
+        let events = inotify.into_event_stream([0; 1024]).ok()?;
+        Some(Self { events, name: path.file_name()?.to_owned() })
+    }
+
+    /// Waits until somebody writes.
+    pub(super) async fn written(&mut self) {
+        while let Some(Ok(event)) = self.events.next().await {
+            // One without a name says that some have been left out.
+            let is_ours =
+                |name: OsString| name.as_encoded_bytes().starts_with(self.name.as_encoded_bytes());
+            if event.name.is_none_or(is_ours) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Other systems are looked at.
+#[cfg(not(target_os = "linux"))]
+pub(super) enum Notices {}
+
+#[cfg(not(target_os = "linux"))]
+impl Notices {
+    fn of(_: &Path) -> Option<Self> {
+        None
+    }
+
+    pub(super) async fn written(&mut self) {
+        match *self {}
     }
 }
