@@ -167,6 +167,24 @@ async fn a_clock_that_was_set_back_has_everything_forgotten_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_that_nobody_reports_show_after_the_life_of_an_entry() {
+    let scene = Scene::new();
+    let options =
+        RedisOptions::default().timeout(Duration::from_secs(5)).ttl(Duration::from_secs(2));
+    let client = scene.server.client();
+    let store = RedisStore::new(scene.beneath.clone(), client, &one_secret(), options).await;
+    let key = scene.beneath.issue("key-1").await;
+    assert!(!is_revoked(&store, &key).await);
+    // Past every store, and nobody follows the database.
+    scene.beneath.keys.revoke(&"key-1".into(), SystemTime::now(), None).await.unwrap();
+    let start = Instant::now();
+    while !is_revoked(&store, &key).await {
+        assert!(start.elapsed() < LONG);
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_stands_in_place_of_the_generation_is_mended() {
     let mut scene = Scene::new();
     let store = scene.instance().await;

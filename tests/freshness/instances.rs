@@ -22,7 +22,7 @@ pub const PREFIXES: [&str; 2] = ["told by postgres:", "told by redis:"];
 /// By whom an instance is told what others change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feed {
-    Postgres,
+    Database,
     Redis,
     None,
 }
@@ -94,12 +94,15 @@ pub struct Plan {
 
 impl Plan {
     pub async fn on_postgres(self, index: usize, database: PostgresStore) -> Instance {
-        let slow = Slow::new(database.clone());
-        self.build(index, Place::Postgres, slow, Some(database)).await
+        let (slow, changes) = (Slow::new(database.clone()), database.changes());
+        let follow = move |store| Follower::spawn(store, changes.clone());
+        self.build(index, Place::Postgres, slow, follow).await
     }
 
     pub async fn on_sqlite(self, index: usize, database: SqliteStore) -> Instance {
-        self.build(index, Place::Sqlite, Slow::new(database), None).await
+        let (slow, changes) = (Slow::new(database.clone()), database.changes());
+        let follow = move |store| Follower::spawn(store, changes.clone());
+        self.build(index, Place::Sqlite, slow, follow).await
     }
 
     async fn build(
@@ -107,7 +110,7 @@ impl Plan {
         index: usize,
         place: Place,
         slow: Slow,
-        database: Option<PostgresStore>,
+        follow_database: impl Fn(Stack) -> Follower + Send + Sync + 'static,
     ) -> Instance {
         let ring = one_secret();
         let mut tier = None;
@@ -130,7 +133,7 @@ impl Plan {
         let follow = move || {
             let store = followed.clone();
             match feed {
-                Feed::Postgres => Some(Follower::spawn(store, database.as_ref()?.changes())),
+                Feed::Database => Some(follow_database(store)),
                 Feed::Redis => Some(Follower::spawn(store, shared.as_ref()?.changes())),
                 Feed::None => None,
             }

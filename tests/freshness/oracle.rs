@@ -307,7 +307,7 @@ impl Oracle {
                 }
                 Told::NotYet => return None,
             },
-            Feed::Postgres => {}
+            Feed::Database => {}
         }
         Some(match self.is_disturbed(instance, committed) {
             true => (fallback, "with a fault in play"),

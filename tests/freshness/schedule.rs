@@ -101,7 +101,7 @@ impl Fault {
             | Self::TriggersBlink
             | Self::TableReplaced
             | Self::ReplicaRole
-            | Self::ListenerTerminated => instance.feed == Feed::Postgres,
+            | Self::ListenerTerminated => instance.feed == Feed::Database,
             Self::PostgresKill
             | Self::PostgresNetwork
             | Self::LxkKilled

@@ -72,9 +72,9 @@ impl World {
         let far = PostgresStore::connect(far).await.unwrap();
         let patient = patient(options.clone()).await;
         for (name, feed, redis, database) in [
-            ("full", Feed::Postgres, tier, &near),
-            ("full, far", Feed::Postgres, tier, &far),
-            ("without redis, far", Feed::Postgres, None, &far),
+            ("full", Feed::Database, tier, &near),
+            ("full, far", Feed::Database, tier, &far),
+            ("without redis, far", Feed::Database, None, &far),
             ("not followed", Feed::None, None, &near),
             ("told by redis, 1", Feed::Redis, tier, &patient),
             ("told by redis, 2", Feed::Redis, tier, &patient),
@@ -83,9 +83,9 @@ impl World {
             let plan = Plan { name, feed, redis };
             instances.push(plan.on_postgres(instances.len(), database).await);
         }
-        for name in ["sqlite, 1", "sqlite, 2"] {
+        for (name, feed) in [("sqlite, followed", Feed::Database), ("sqlite", Feed::None)] {
             let database = SqliteStore::open(&path).await.unwrap();
-            let plan = Plan { name, feed: Feed::None, redis: None };
+            let plan = Plan { name, feed, redis: None };
             instances.push(plan.on_sqlite(instances.len(), database).await);
         }
         for instance in &instances {
