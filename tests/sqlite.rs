@@ -363,6 +363,21 @@ async fn a_secret_that_the_database_does_not_know_is_refused() {
 }
 
 #[tokio::test]
+async fn what_another_process_has_added_since_is_used() {
+    let file = File::holding(include_bytes!("data/lexikon.sqlite"));
+    let late = SqliteStore::open(&file.path).await.unwrap();
+    let paris: lexikon_auth::TimeZone = "Europe/Paris".parse().unwrap();
+    let first = SqliteStore::open(&file.path).await.unwrap().extend_schema().await.unwrap();
+    let first = first.with_time_zone(paris.clone()).await.unwrap();
+    first.check_secrets(&ring()).await.unwrap();
+    // Nothing is missing any more.
+    let late = late.extend_schema().await.unwrap();
+    assert_eq!(late.time_zone(), &paris, "the zone that is kept");
+    let error = late.check_secrets(&ring()).await.unwrap_err();
+    assert!(matches!(error, StoreError::UnknownSecret { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_store_prints_its_file_and_no_statement() {
     let file = File::new();
     let store = SqliteStore::open_or_create(&file.path).await.unwrap();

@@ -136,6 +136,26 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn undoing_a_deprecation_does_not_bring_back_what_was_rotated() {
+    for (table, store, _folder) in tables().await {
+        let rows: Vec<_> = (0..2).map(legacy).collect();
+        add(&store, &rows).await;
+        let date = noon() + 7 * DAY;
+        table.deprecate(&KeyFilter::legacy(None), date, noon(), &mut ()).await.unwrap();
+        let manager = KeyManager::new(store.clone(), &one_secret()).with_clock(clock_at_noon());
+        // Longer than the deprecation leaves it.
+        let rotation = Rotation::with_overlap(30 * DAY);
+        let _ = manager.rotate(&rows[0].id, rotation).await.unwrap();
+        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 1);
+        let expiry =
+            async |row: &KeyRecord| store.find_by_id(&row.id).await.unwrap().unwrap().expires_at;
+        let rotated = expiry(&rows[0]).await.expect("the old key still ends");
+        assert!(rotated <= date && rotated > date - Duration::from_millis(1), "{rotated:?}");
+        assert_eq!(expiry(&rows[1]).await, None, "the other one is restored");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_successor_gets_the_expiry_from_before_a_deprecation() {
     for (table, store, _folder) in tables().await {
         let mut rows: Vec<_> = (0..3).map(legacy).collect();

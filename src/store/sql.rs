@@ -1,7 +1,7 @@
 //! What the SQL stores share: the lexikon service's tables, and statements that SQLite and PostgreSQL
 //! both understand.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
@@ -264,6 +264,22 @@ impl Statements {
 /// A statement made of constants alone: values are always bound.
 pub(super) fn constant(statement: impl Into<String>) -> SqlStr {
     AssertSqlSafe(statement.into()).into_sql_str()
+}
+
+/// When a key expires that is rotated. Undoing a deprecation must not bring it back, so its date may not be
+/// the one that the deprecation set.
+pub(super) fn rotated_expiry(
+    old: &KeyRecord,
+    old_expires_at: SystemTime,
+    is_deprecated: bool,
+) -> SystemTime {
+    match old.expires_at {
+        Some(date) if date <= old_expires_at => {
+            // The shortest time that columns hold.
+            if is_deprecated { date - Duration::from_micros(1) } else { date }
+        }
+        _ => old_expires_at,
+    }
 }
 
 /// An update of one row by its id has to meet it.

@@ -152,7 +152,7 @@ impl SqliteStore {
     /// [`StoreError::ReadOnly`] or [`StoreError::Unavailable`] when the table cannot be changed;
     /// [`StoreError::TimeZoneMismatch`] when the database has come to keep another time zone.
     pub async fn extend_schema(self) -> Result<Self, StoreError> {
-        let schema = schema::extend(&self.pool, self.schema).await?;
+        let schema = schema::extend(&self.pool).await?;
         let store = Self::on(self.pool, schema, self.zone);
         match store.zone.given().cloned() {
             Some(zone) => store.keep_zone(&zone).await?,

@@ -13,6 +13,7 @@ use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
 use crate::store::sql::{
     CACHES, REGISTER_CACHE, SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found,
+    rotated_expiry,
 };
 use crate::store::{
     FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, SharedCache, Usage,
@@ -139,7 +140,14 @@ impl KeyStore for PostgresStore {
             let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
             store.read(&stored)?.check_rotation(&old, now)?;
             store.insert_in(&mut transaction, &successor).await?;
-            let expires_at = old.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
+            let is_deprecated = store.schema.has_deprecations
+                && sqlx::query(SELECT_EXPIRY_BEFORE)
+                    .bind(old.id.to_string())
+                    .fetch_optional(&mut *transaction)
+                    .await
+                    .map_err(unavailable)?
+                    .is_some();
+            let expires_at = rotated_expiry(&old, old_expires_at, is_deprecated);
             sqlx::query(store.statements.set_expiry.clone())
                 .bind(old.id.to_string())
                 .bind(store.local("expires_at", expires_at)?)

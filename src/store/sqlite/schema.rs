@@ -85,10 +85,11 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
 }
 
 /// Adds the parts of the extension that are missing.
-pub(super) async fn extend(pool: &SqlitePool, schema: Schema) -> Result<Schema, StoreError> {
+pub(super) async fn extend(pool: &SqlitePool) -> Result<Schema, StoreError> {
     let mut connection = pool.acquire().await.map_err(unavailable)?;
     if missing(&mut connection).await?.is_empty() {
-        return Ok(schema);
+        // Not what was there when the store was opened: another process may have added it since.
+        return recognise(&mut connection).await;
     }
     drop(connection);
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
