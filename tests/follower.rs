@@ -125,6 +125,33 @@ fn a_cache_whose_follower_runs_keeps_what_it_has() {
     runtime.block_on(follower.shutdown());
 }
 
+#[test]
+fn the_end_of_a_follower_that_was_replaced_costs_a_cache_a_second_at_most() {
+    let keys = common::store(&[record("key-1", legacy_hash(UNTAGGED))]);
+    let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
+    let cached = CachedStore::with_options(keys, options);
+    let runtime = runtime();
+    let new = runtime.block_on(async {
+        let old = Follower::spawn(cached.clone(), Quiet { panics: false });
+        old.connected().await;
+        let new = Follower::spawn(cached.clone(), Quiet { panics: false });
+        new.connected().await;
+        old.shutdown().await;
+        new
+    });
+    let start = std::time::Instant::now();
+    loop {
+        let loads = cached.loads();
+        ready(cached.find(&candidates(UNTAGGED))).unwrap();
+        if cached.loads() == loads {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "the word of the newer one stands");
+        thread::sleep(Duration::from_millis(50));
+    }
+    runtime.block_on(new.shutdown());
+}
+
 /// A feed that cannot be reached.
 struct Dead;
 

@@ -1,6 +1,7 @@
 //! The tier in Redis: a second level of cache that instances share.
 
 mod bulk;
+mod changes;
 mod counts;
 pub(crate) mod entry;
 mod feed;

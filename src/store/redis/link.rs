@@ -1,6 +1,5 @@
 //! The connection to Redis: short timeouts, bypassed after a fault, and found again in the background.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak};
@@ -14,6 +13,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::RedisOptions;
+use super::changes::{Missed, Told};
 use super::entry::{Generation, Run, ServerTime};
 use super::script::Scripts;
 use super::server::examine;
@@ -29,11 +29,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const TRUSTED: Duration = Duration::from_secs(3);
 /// How long it is left alone at most while there are changes that it has to be told of.
 const SHORT_PAUSE: Duration = Duration::from_secs(2);
-/// Most changes that are kept until Redis can be told. Beyond, it forgets everything.
-const MAX_MISSED: usize = 1000;
-/// How long a change that was told is kept, to tell it again: the server may have been replaced already,
-/// by one that has never heard of it.
-const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// Instead of a time: no feed has been followed.
 const UNLIMITED: u64 = u64::MAX;
@@ -51,6 +46,8 @@ pub(super) struct Link {
     first_missed: Arc<Notify>,
     /// Whether there are missed changes: what Redis holds may be older than they are.
     is_distrusted: AtomicBool,
+    /// Many rows are being changed, or that was interrupted.
+    is_changing: AtomicBool,
     /// A follower has lost its feed, so changes made elsewhere may not be remembered either.
     is_unfollowed: AtomicBool,
     start: Instant,
@@ -78,73 +75,6 @@ enum State {
     Down,
 }
 
-/// Changes that Redis could not be told of.
-enum Missed {
-    Some(Vec<Change>),
-    /// More than are kept.
-    All,
-}
-
-impl Missed {
-    fn none() -> Self {
-        Self::Some(Vec::new())
-    }
-
-    fn is_none(&self) -> bool {
-        matches!(self, Self::Some(changes) if changes.is_empty())
-    }
-
-    fn add(&mut self, change: Change) {
-        match self {
-            Self::Some(changes) if changes.len() < MAX_MISSED && change != Change::All => {
-                if !changes.contains(&change) {
-                    changes.push(change);
-                }
-            }
-            _ => *self = Self::All,
-        }
-    }
-
-    fn changes(self) -> Vec<Change> {
-        match self {
-            Self::Some(changes) => changes,
-            Self::All => vec![Change::All],
-        }
-    }
-}
-
-/// The changes that the present server was told of in the last minute.
-#[derive(Default)]
-struct Told {
-    /// The run of the server; none was connected yet.
-    run: Option<Run>,
-    latest: VecDeque<(Instant, Change)>,
-}
-
-impl Told {
-    fn add(&mut self, change: Change) {
-        if self.latest.len() == MAX_MISSED {
-            self.latest.clear();
-            self.latest.push_back((Instant::now(), Change::All));
-        }
-        self.latest.push_back((Instant::now(), change));
-        while self.latest.front().is_some_and(|(time, _)| time.elapsed() > TOLD_AGAIN) {
-            self.latest.pop_front();
-        }
-    }
-
-    /// What another server has to be told of again.
-    fn again(&mut self, run: Run) -> Vec<Change> {
-        match self.run.replace(run) {
-            Some(before) if before != run => {
-                let latest = self.latest.drain(..).filter(|(time, _)| time.elapsed() <= TOLD_AGAIN);
-                latest.map(|(_, change)| change).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
 impl Link {
     pub(super) async fn new(client: Client, options: RedisOptions) -> Arc<Self> {
         let link = Arc::new(Self {
@@ -157,6 +87,7 @@ impl Link {
             told: Mutex::default(),
             first_missed: Arc::default(),
             is_distrusted: AtomicBool::new(false),
+            is_changing: AtomicBool::new(false),
             is_unfollowed: AtomicBool::new(false),
             start: Instant::now(),
             followed_until: AtomicU64::new(UNLIMITED),
@@ -227,11 +158,33 @@ impl Link {
         }
     }
 
-    /// Logs that Redis is bypassed because many rows are being changed, once until it is used again.
-    pub(super) fn log_changing(&self) {
-        let problem = "many keys are being changed, or that was interrupted: where it was, run it again, \
-             or lxk cache clear --all";
-        self.log(&RedisError::from((ErrorKind::Client, problem)));
+    /// Notes that Redis is bypassed because many rows are being changed.
+    pub(super) fn set_changing(&self) {
+        if !self.is_changing.swap(true, Ordering::AcqRel) {
+            let problem = "many keys are being changed, or that was interrupted: where it was, run it \
+                 again, or lxk cache clear --all";
+            self.log(&RedisError::from((ErrorKind::Client, problem)));
+            self.report(&self.state());
+        }
+    }
+
+    /// Notes the end of that.
+    async fn look_for_marker(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        if self.is_changing.load(Ordering::Acquire) {
+            let mut exists = redis::cmd("EXISTS");
+            exists.arg(self.options.bulk_change_marker());
+            self.is_changing.store(exists.query_async(connection).await?, Ordering::Release);
+            if !self.is_changing.load(Ordering::Acquire) {
+                self.log_recovery();
+            }
+        }
+        Ok(())
+    }
+
+    fn log_recovery(&self) {
+        if lock(&self.logged).take().is_some() {
+            info!("Redis is used again");
+        }
     }
 
     /// Remembers a change in Redis, so that older entries are not read any more. Where that fails,
@@ -277,7 +230,9 @@ impl Link {
 
     /// Sets the gauge, under the lock of the state: of two reports the later one stands.
     fn report(&self, state: &State) {
-        let is_used = matches!(state, State::Up(_)) && !self.is_bypassed();
+        let is_used = matches!(state, State::Up(_))
+            && !self.is_bypassed()
+            && !self.is_changing.load(Ordering::Acquire);
         self.gauge.set(|| is_used.into());
     }
 
@@ -327,9 +282,7 @@ impl Link {
         self.is_distrusted.store(false, Ordering::Release);
         let connected = Connected { connection: connection.clone(), run };
         self.enter(&mut self.state(), State::Up(connected));
-        if lock(&self.logged).take().is_some() {
-            info!("Redis is used again");
-        }
+        self.log_recovery();
         true
     }
 
@@ -353,6 +306,7 @@ impl Link {
             return self.connect().await;
         };
         if self.examine(&mut connection).await? == run {
+            self.look_for_marker(&mut connection).await?;
             self.report(&self.state());
             return Ok(());
         }

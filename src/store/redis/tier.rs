@@ -80,7 +80,7 @@ impl Tier {
                 Fetched::Missing(Missing { read_at, asked_at: Instant::now(), left })
             }
             Ok(Told::Changing) => {
-                self.link.log_changing();
+                self.link.set_changing();
                 bypassed()
             }
             Err(error) => {
