@@ -139,18 +139,25 @@ impl<S: KeyLookup> Listeners<S> {
 async fn follow(listeners: &Listeners<impl KeyLookup>, feed: &impl ChangeFeed, report: &Report) {
     // Nobody has listened so far, whatever a store beneath holds from another time.
     listeners.tell(FeedEventKind::Lost).await;
+    // Logged once for as long as it lasts.
+    let mut logged = String::new();
     loop {
         let error = match timeout(PATIENCE, feed.subscribe()).await {
             Ok(Ok(mut subscription)) => {
                 let error = listen(listeners, &mut subscription, report).await;
                 listeners.tell(FeedEventKind::Lost).await;
                 report.connected(false);
+                logged.clear();
                 error
             }
             Ok(Err(error)) => error,
             Err(elapsed) => StoreError::Unavailable(elapsed.into()),
         };
-        warn!(%error, "changes to keys are not being reported; caches keep entries for a short time");
+        let text = error.to_string();
+        if text != logged {
+            warn!(%error, "changes to keys are not being reported; caches keep entries for a short time");
+            logged = text;
+        }
         sleep(PAUSE).await;
     }
 }

@@ -231,17 +231,14 @@ pub trait KeyStore: KeyLookup {
     /// The expiry that a key had before it was deprecated; `None` when it is not, or has got another
     /// expiry since. A successor of the key has it in place of the deprecation's.
     ///
-    /// The default is for stores without deprecations. A wrapper passes the question on.
+    /// A store without deprecations answers `None`; a wrapper passes the question on.
     ///
     /// # Errors
     /// Those of a store that cannot answer.
     fn expiry_before_deprecation(
         &self,
         id: &KeyId,
-    ) -> impl Future<Output = Result<Option<Option<SystemTime>>, StoreError>> + Send {
-        let _ = id;
-        async { Ok(None) }
-    }
+    ) -> impl Future<Output = Result<Option<Option<SystemTime>>, StoreError>> + Send;
 
     /// Revokes every key in force whose expiry is at or before `now`, with the reason `expired`, and
     /// returns how many there were.

@@ -534,6 +534,10 @@ async fn a_file_that_another_takes_the_place_of_is_noticed() {
     instance.lost().await;
     let error = feed.subscribe().await.err().unwrap();
     assert!(error.to_string().contains("restart"), "{error}");
+    // What this program has open, nobody changes any more.
+    let error =
+        lexikon_auth::KeyStore::find_by_id(&scene.database, &issued.record.id).await.unwrap_err();
+    assert!(error.to_string().contains("restart"), "{error}");
 }
 
 #[tokio::test]

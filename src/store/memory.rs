@@ -256,6 +256,13 @@ impl KeyStore for MemoryStore {
         }
         Ok(counts)
     }
+
+    async fn expiry_before_deprecation(
+        &self,
+        _: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        Ok(None)
+    }
 }
 
 impl Index {

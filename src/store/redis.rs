@@ -108,7 +108,7 @@ impl<S: KeyLookup> RedisStore<S> {
     }
 
     /// The changes that other instances make through stores like this one, for a
-    /// [`Follower`](crate::Follower). For instances that share Redis and no PostgreSQL; what somebody
+    /// [`Follower`](crate::Follower). For instances that share Redis and no database that reports changes; what somebody
     /// changes in the database itself does not show here.
     pub fn changes(&self) -> RedisFeed {
         RedisFeed::new(self.tier.client.clone(), self.tier.options().clone())

@@ -27,6 +27,7 @@ use sqlx::sqlite::{
 };
 
 pub use self::feed::SqliteFeed;
+use self::file::OpenedFile;
 use self::timestamp::{from_text, to_text, to_text_optional};
 use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
 use super::sql::{knows, policy, require_secrets};
@@ -75,6 +76,7 @@ pub struct SqliteStore {
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
     pub(super) zone: SharedZone,
+    file: OpenedFile,
     calls: Calls,
 }
 
@@ -130,7 +132,8 @@ impl SqliteStore {
     /// Those of [`open`](Self::open).
     pub async fn with_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         let schema = schema::recognise_or_create(&pool).await?;
-        let store = Self::on(pool, schema, SharedZone::default());
+        let file = OpenedFile::at(pool.connect_options().get_filename());
+        let store = Self::on(pool, schema, SharedZone::default(), file);
         store.follow_kept_zone().await?;
         Ok(store)
     }
@@ -153,7 +156,7 @@ impl SqliteStore {
     /// [`StoreError::TimeZoneMismatch`] when the database has come to keep another time zone.
     pub async fn extend_schema(self) -> Result<Self, StoreError> {
         let schema = schema::extend(&self.pool).await?;
-        let store = Self::on(self.pool, schema, self.zone);
+        let store = Self::on(self.pool, schema, self.zone, self.file);
         match store.zone.given().cloned() {
             Some(zone) => store.keep_zone(&zone).await?,
             None => store.follow_kept_zone().await?,
@@ -180,7 +183,7 @@ impl SqliteStore {
     /// # }
     /// ```
     pub fn changes(&self) -> SqliteFeed {
-        SqliteFeed::new(self.pool.connect_options())
+        SqliteFeed::new(self.pool.connect_options(), self.file.clone())
     }
 
     /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
@@ -244,7 +247,7 @@ impl SqliteStore {
         self.pool.close().await;
     }
 
-    fn on(pool: SqlitePool, schema: Schema, zone: SharedZone) -> Self {
+    fn on(pool: SqlitePool, schema: Schema, zone: SharedZone, file: OpenedFile) -> Self {
         let statements = Statements::new(schema, "", "k.id");
         let find = |count| {
             let others: String = (2..=count).map(|number| format!(", ${number}")).collect();
@@ -252,7 +255,7 @@ impl SqliteStore {
         };
         let find = (1..=Candidates::MAX).map(find).collect();
         let calls = Calls::new("sqlite");
-        Self { pool, schema, statements: Arc::new(statements), find, zone, calls }
+        Self { pool, schema, statements: Arc::new(statements), find, zone, file, calls }
     }
 
     /// Adds the owner where owners are this store's to create.

@@ -182,6 +182,13 @@ impl KeyStore for Probe {
     async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
         unreachable!()
     }
+
+    async fn expiry_before_deprecation(
+        &self,
+        _: &KeyId,
+    ) -> Result<Option<Option<SystemTime>>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// A verifier at noon that upgrades legacy keys.

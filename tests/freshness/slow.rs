@@ -91,4 +91,8 @@ impl KeyStore for Slow {
     async fn count_by_format(&self) -> Answer<FormatCounts> {
         self.store.count_by_format().await
     }
+
+    async fn expiry_before_deprecation(&self, id: &KeyId) -> Answer<Option<Option<SystemTime>>> {
+        self.store.expiry_before_deprecation(id).await
+    }
 }

@@ -199,7 +199,7 @@ async fn check_zone(
         (Some(kept), _) => format!("lxk schema time-zone ZONE --replace {kept}"),
         (None, true) => "lxk schema time-zone ZONE".to_owned(),
         (None, false) => {
-            "set LEXIKON_TIME_ZONE to it here, and give it to every instance".to_owned()
+            "set LEXIKON_TIME_ZONE to it here, and call with_time_zone in every instance".to_owned()
         }
     };
     let remedy = format!("find out where it ran; {remedy}");

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::file::{self, Notices, Watch};
+use super::file::{Notices, OpenedFile, Watch};
 use super::{schema, unavailable};
 use crate::error::StoreError;
 use crate::store::{Change, ChangeFeed, Message, Subscription};
@@ -35,11 +35,6 @@ const CHANGED_OWNERS: &str = "SELECT id, lexikon_auth_change FROM users \
 
 const NO_TRIGGERS: &str = "the triggers that report changes are missing or of another version; run \
     extend_schema, or lxk schema apply";
-const NO_FILE: &str = "changes are reported by a database in a file alone; for keys in memory, change \
-    them through the cache";
-const OTHER_FILE: &str = "the database file has been replaced or removed since this program opened it; \
-    restart the program, so that it reads the new one";
-
 /// The changes of keys and owners in a SQLite database, whoever makes them, as they are committed.
 ///
 /// On Linux the system tells when somebody writes to the files; elsewhere, and where it has no room for
@@ -60,13 +55,12 @@ const OTHER_FILE: &str = "the database file has been replaced or removed since t
 #[derive(Clone)]
 pub struct SqliteFeed {
     options: Arc<SqliteConnectOptions>,
-    file: Option<file::Id>,
+    file: OpenedFile,
     interval: Duration,
 }
 
 impl SqliteFeed {
-    pub(super) fn new(options: Arc<SqliteConnectOptions>) -> Self {
-        let file = file::Id::of(options.get_filename()).ok();
+    pub(super) fn new(options: Arc<SqliteConnectOptions>, file: OpenedFile) -> Self {
         Self { options, file, interval: INTERVAL }
     }
 
@@ -76,21 +70,13 @@ impl SqliteFeed {
     pub fn interval(self, interval: Duration) -> Self {
         Self { interval, ..self }
     }
-
-    fn check_file(&self) -> Result<(), StoreError> {
-        let known = self.file.ok_or(StoreError::CannotOpen(NO_FILE.into()))?;
-        match file::Id::of(self.options.get_filename()) {
-            Ok(file) if file == known => Ok(()),
-            _ => Err(StoreError::CannotOpen(OTHER_FILE.into())),
-        }
-    }
 }
 
 impl fmt::Debug for SqliteFeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The options may hold the key of an encrypted database, and print it.
         let mut debug = f.debug_struct("SqliteFeed");
-        debug.field("file", &self.options.get_filename());
+        debug.field("file", &self.file.path());
         debug.field("interval", &self.interval).finish_non_exhaustive()
     }
 }
@@ -119,15 +105,15 @@ impl ChangeFeed for SqliteFeed {
     type Subscription = SqliteSubscription;
 
     async fn subscribe(&self) -> Result<SqliteSubscription, StoreError> {
-        self.check_file()?;
+        self.file.look()?;
         let options = (*self.options).clone().create_if_missing(false).disable_statement_logging();
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(unavailable)?;
-        let watch = Watch::new(self.options.get_filename());
+        let watch = Watch::new(self.file.path());
         let notices = watch.notices();
         check_triggers(&mut connection).await?;
         let seen = latest(&mut connection).await?;
         // By now the file is open, and it cannot become another unnoticed.
-        self.check_file()?;
+        self.file.look()?;
         Ok(SqliteSubscription {
             feed: self.clone(),
             notices,
@@ -176,7 +162,7 @@ impl SqliteSubscription {
         let mut now = latest(connection).await?;
         let same_schema = now.schema_version == seen.schema_version;
         if self.is_asked {
-            self.feed.check_file()?;
+            self.feed.file.look()?;
         }
         // Whatever becomes of a trigger changes the version.
         if !same_schema {

@@ -8,19 +8,68 @@ use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 #[cfg(target_os = "linux")]
 use futures_util::StreamExt;
+
+use crate::error::StoreError;
 
 /// How long a commit takes at most from its last write to a file, after which it is synchronised to the
 /// disk, until readers see it; and a file system to tell two changes apart. A commit that takes longer waits
 /// for the next sign of life.
 const SETTLES: Duration = Duration::from_secs(1);
 
+const NO_FILE: &str = "changes are reported by a database in a file alone; for keys in memory, change \
+    them through the cache";
+const OTHER_FILE: &str = "the database file has been replaced or removed since this program opened it; \
+    restart the program, so that it reads the new one";
+
+/// The file that a store has opened. Clones share what is known of it.
+#[derive(Clone)]
+pub(super) struct OpenedFile {
+    path: Arc<Path>,
+    id: Option<Id>,
+    is_gone: Arc<AtomicBool>,
+}
+
+impl OpenedFile {
+    pub(super) fn at(path: &Path) -> Self {
+        Self { path: path.into(), id: Id::of(path).ok(), is_gone: Arc::default() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fails where the path leads to another file by now, and has the store answer nothing from then on:
+    /// what it has open is what nobody changes any more.
+    pub(super) fn look(&self) -> Result<(), StoreError> {
+        let id = self.id.ok_or_else(|| StoreError::CannotOpen(NO_FILE.into()))?;
+        let is_gone = match Id::of(&self.path) {
+            Ok(now) => now != id,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if is_gone {
+            self.is_gone.store(true, Ordering::Release);
+        }
+        self.require()
+    }
+
+    /// Fails where a look has found another file.
+    pub(super) fn require(&self) -> Result<(), StoreError> {
+        match self.is_gone.load(Ordering::Acquire) {
+            true => Err(StoreError::CannotOpen(OTHER_FILE.into())),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Which file a path leads to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Id {
+struct Id {
     #[cfg(unix)]
     device: u64,
     #[cfg(unix)]
@@ -28,7 +77,7 @@ pub(super) struct Id {
 }
 
 impl Id {
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         #[cfg(unix)]
         return Ok(Self {

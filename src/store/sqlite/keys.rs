@@ -20,6 +20,7 @@ use crate::telemetry::Operation;
 impl KeyLookup for SqliteStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let call = async {
+            self.file.require()?;
             let hashes = candidates.as_slice();
             let mut query = sqlx::query(self.find[hashes.len() - 1].clone());
             for hash in hashes {
@@ -49,6 +50,7 @@ impl KeyLookup for SqliteStore {
 impl KeyStore for SqliteStore {
     async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
         let call = async {
+            self.file.require()?;
             let mut transaction =
                 self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
             self.insert_in(&mut transaction, record).await?;
@@ -59,6 +61,7 @@ impl KeyStore for SqliteStore {
 
     async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let call = async {
+            self.file.require()?;
             let query = sqlx::query(self.statements.find_by_id.clone()).bind(id.to_string());
             let row = query.fetch_optional(&self.pool).await.map_err(unavailable)?;
             Ok(row.as_ref().map(|row| self.read(row)).transpose()?.map(Arc::new))
@@ -68,6 +71,7 @@ impl KeyStore for SqliteStore {
 
     async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
         let call = async {
+            self.file.require()?;
             let Statements { list, list_after, .. } = &*self.statements;
             let query = sqlx::query(if page.after.is_some() { list_after } else { list }.clone())
                 .bind(owner.as_str())
@@ -84,6 +88,7 @@ impl KeyStore for SqliteStore {
 
     async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
         let call = async {
+            self.file.require()?;
             let expires_at = update.expires_at.unwrap_or_default();
             let changed = sqlx::query(self.statements.update.clone())
                 .bind(id.to_string())
@@ -106,6 +111,7 @@ impl KeyStore for SqliteStore {
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
         let call = async {
+            self.file.require()?;
             let mut query = sqlx::query(self.statements.revoke.clone()).bind(id.to_string());
             if self.schema.has_details {
                 query = query.bind(to_text("revoked_at", at)?).bind(reason);
@@ -124,6 +130,7 @@ impl KeyStore for SqliteStore {
         successor: &KeyRecord,
     ) -> Result<(), StoreError> {
         let call = async {
+            self.file.require()?;
             let mut transaction =
                 self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
             let stored = sqlx::query(self.statements.find_by_id.clone())
@@ -169,6 +176,7 @@ impl KeyStore for SqliteStore {
 
     async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
         let call = async {
+            self.file.require()?;
             let reached = to_text("expires_at", self.time_zone().reached(now))?;
             let mut query = sqlx::query(self.statements.expire.clone()).bind(reached);
             if self.schema.has_details {
@@ -181,6 +189,7 @@ impl KeyStore for SqliteStore {
 
     async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
         let call = async {
+            self.file.require()?;
             let update = match self.schema.has_details {
                 true => {
                     "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ''), $2), \
@@ -208,6 +217,7 @@ impl KeyStore for SqliteStore {
 
     async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
         let call = async {
+            self.file.require()?;
             let query = sqlx::query(self.statements.replace_hash.clone())
                 .bind(change.id.to_string())
                 .bind(change.expected.to_hex())
@@ -223,6 +233,7 @@ impl KeyStore for SqliteStore {
 
     async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
         let call = async {
+            self.file.require()?;
             let query = sqlx::query_as(self.statements.count_by_format.clone());
             Ok(counts(query.fetch_one(&self.pool).await.map_err(unavailable)?))
         };
