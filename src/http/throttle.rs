@@ -20,7 +20,9 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 use super::denial::Denial;
+use crate::run_to_end::run_to_end;
 use crate::telemetry::security;
+use crate::verify::VerifiedKey;
 
 /// The part of an IPv6 address that stands for one client: whoever has one address of a /64 has them
 /// all (RFC 6177).
@@ -38,6 +40,7 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// [other schemes](super::ApiKeyLayer::allow_other_schemes) may follow. Accepted keys, requests without
 /// one, and missing scopes do not. Clones of a layer share one count. Of the keys of an address that have to be looked
 /// up in a store, no more are looked up at a time than may still be refused; others wait for them, in the order in which they came.
+/// A key that is being looked up counts also where the client has hung up.
 ///
 /// Behind a proxy, name its network by [`trusted_proxies`](Self::trusted_proxies): otherwise all clients have
 /// the proxy's address, and twenty wrong keys of one deny all. The proxy has to write the header, or
@@ -136,12 +139,34 @@ impl Throttle {
         })
     }
 
+    /// Looks a key up as soon as one of this address may be refused, and counts its refusal.
+    ///
+    /// Once it has begun it goes on and counts also where nobody waits for its answer any more: or a client
+    /// that hangs up each time would have any number of keys looked up.
+    pub(crate) async fn look_up(
+        &self,
+        address: IpAddr,
+        verify: impl Future<Output = Result<VerifiedKey, Denial>> + Send + 'static,
+    ) -> Result<VerifiedKey, Denial> {
+        let look_up = self.begin_look_up(address).await?;
+        let throttle = self.clone();
+        run_to_end(async move {
+            let answer = verify.await;
+            if let Err(Denial::Refused) = answer {
+                throttle.count_refusal(address);
+            }
+            drop(look_up);
+            answer
+        })
+        .await
+    }
+
     /// Waits until a look-up for this address can be refused within the limit, however those end that are
     /// under way: keys that are refused all at once are no more than keys that are refused one by one.
     ///
     /// Of those that wait, the first alone is woken when a look-up ends; it hands the turn on when it has a
     /// place, is denied, or gives up.
-    pub(crate) async fn begin_look_up(&self, address: IpAddr) -> Result<LookUp, Denial> {
+    async fn begin_look_up(&self, address: IpAddr) -> Result<LookUp, Denial> {
         let look_ups = self.refusals.look_ups(address);
         let _turn = look_ups.turn.lock().await;
         loop {
@@ -228,7 +253,7 @@ fn group(address: IpAddr) -> IpAddr {
 }
 
 /// A look-up in a store for an address, until it is dropped.
-pub(crate) struct LookUp(Arc<LookUps>);
+struct LookUp(Arc<LookUps>);
 
 impl Drop for LookUp {
     fn drop(&mut self) {
