@@ -310,6 +310,36 @@ async fn no_number_comes_twice() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_an_update_takes_the_place_of_is_reported() {
+    let statements = [
+        "UPDATE OR REPLACE api_keys SET key_hash = '1' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET key_hash = '3' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET id = '1' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET id = '3' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET id = '1', key_hash = '3' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET key_hash = '1'",
+        "UPDATE OR REPLACE users SET id = 'user-1' WHERE id = 'user-2'",
+    ];
+    let owners = "INSERT INTO users (id) VALUES ('user-2'), ('user-3')";
+    for statement in statements {
+        let scene = Scene::own().await;
+        scene.run(&format!("{}; {owners}", insert(4))).await;
+        let mut feed = scene.database.changes().subscribe().await.unwrap();
+        scene.run(statement).await;
+        assert_eq!(reported(&mut feed).await, [Change::All], "{statement}");
+        scene.run("UPDATE api_keys SET name = 'other'").await;
+        let _ = reported(&mut feed).await;
+        assert_eq!(reported(&mut feed).await, [], "{statement}");
+    }
+    // One that fails changes nothing.
+    let scene = Scene::own().await;
+    scene.run(&insert(4)).await;
+    let mut feed = scene.database.changes().subscribe().await.unwrap();
+    scene.try_run("UPDATE api_keys SET key_hash = '1' WHERE id = '2'").await.unwrap_err();
+    assert_eq!(reported(&mut feed).await, []);
+}
+
 #[tokio::test]
 async fn rows_that_had_no_number_before_the_extension_are_reported() {
     let removed = [
