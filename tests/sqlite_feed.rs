@@ -532,6 +532,33 @@ async fn no_write_of_the_service_fails_whatever_is_dropped_of_the_extension() {
     instance.lost().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_drops_a_column_once_the_triggers_that_name_it_are_gone() {
+    let scene = Scene::service().await;
+    let issued = scene.issue().await;
+    let instance = scene.follow().await;
+    instance.eventually(&issued, "accepted", "issued").await;
+    scene.run("ALTER TABLE api_keys DROP COLUMN last_used_at").await;
+    let drop_column = "ALTER TABLE api_keys DROP COLUMN expires_at";
+    let error = scene.try_run(drop_column).await.unwrap_err().to_string();
+    assert!(error.contains("error in trigger lexikon_auth_key_changed after drop"), "{error}");
+    let triggers =
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'api_keys'";
+    let triggers: Vec<String> = sqlx::query_scalar(triggers).fetch_all(&scene.pool).await.unwrap();
+    for trigger in triggers {
+        scene.run(&format!("DROP TRIGGER {trigger}")).await;
+    }
+    scene.run(drop_column).await;
+    instance.lost().await;
+    for column in ["expires_at", "last_used_at"] {
+        scene.run(&format!("ALTER TABLE api_keys ADD COLUMN {column} DATETIME")).await;
+    }
+    scene.extend().await;
+    instance.connected().await;
+    scene.run("UPDATE api_keys SET is_active = 0").await;
+    instance.eventually(&issued, "revoked", "migrated").await;
+}
+
 #[cfg(feature = "cli")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_refuses_what_another_has_revoked() {
