@@ -79,6 +79,8 @@ mod policy;
 #[cfg(feature = "tokio")]
 mod policy_follower;
 mod record;
+#[cfg(any(feature = "cache", feature = "redis", feature = "throttle"))]
+mod run_to_end;
 mod scopes;
 mod secret;
 pub mod store;

@@ -33,8 +33,6 @@ mod memory;
 mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
-#[cfg(any(feature = "cache", feature = "redis"))]
-mod run_to_end;
 mod shared_cache;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
@@ -42,6 +40,8 @@ mod sql;
 mod sqlite;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod table;
+#[cfg(any(feature = "cache", feature = "redis"))]
+mod then_forget;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod time_zone;
 mod unsettled;

@@ -30,6 +30,8 @@ use lexikon_auth::{KeyId, KeyStore, SqliteStore};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use service::Service;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -286,7 +288,10 @@ async fn a_repeated_post_makes_one_key() {
     assert!(is_good(&made[0].2).await);
 
     // Later, the key that was lost is made anew, and one in use is not taken from its owner.
-    tokio::time::sleep(Duration::from_secs(12)).await;
+    let options = SqliteConnectOptions::new().filename(folder.path().join("keys.db"));
+    let mut connection = options.connect().await.unwrap();
+    let later = sqlx::query("UPDATE lexikon_api_claims SET until = 0");
+    later.execute(&mut connection).await.unwrap();
     let (status, same_id, key, _) = post("deploy", 30, "a").await;
     assert_eq!((status, &same_id), (201, &id));
     assert_ne!(key, lost);
@@ -425,7 +430,7 @@ async fn of_requests_at_once_at_two_instances_one_shows_the_key() {
                 answers.iter().partition(|answer| answer.status == 201);
             assert_eq!(made.len(), 1, "one of them makes the key");
             for other in others {
-                assert_eq!((other.status, other.header("retry-after")), (409, "10"));
+                assert_eq!((other.status, other.header("retry-after")), (409, "20"));
             }
             let key = made[0].body["data"]["key"].as_str().unwrap();
             for instance in [&one, &two] {
@@ -435,6 +440,64 @@ async fn of_requests_at_once_at_two_instances_one_shows_the_key() {
         one.stop().await;
         two.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_key_that_another_instance_accepts_is_not_ended_by_a_repeated_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}/keys.db", folder.path().display());
+    let first = [("DATABASE_URL", &*database), ("FIRST_KEY_FOR", "user-1")];
+    let one = Api::start(&first).await;
+    let two = Api::start(&first[..1]).await;
+    let admin = &*one.service.first_key();
+    let post = async || {
+        let body = json!({ "name": "deploy", "scopes": "read" });
+        let request = one.request(Method::POST, KEYS, admin).json(&body);
+        one.send(request.header("idempotency-key", "a")).await
+    };
+    let made = post().await;
+    assert_eq!(made.status, 201);
+    // The other instance writes uses every 5 seconds from its start on: it has not written this one yet.
+    tokio::time::sleep(Duration::from_millis(10_300)).await;
+    let key = made.body["data"]["key"].as_str().unwrap();
+    assert_eq!(two.get("/api/entries/none", key).await.status, 404, "accepted");
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(post().await.status, 409);
+    assert_eq!(two.get("/api/entries/none", key).await.status, 404, "accepted still");
+}
+
+#[tokio::test]
+async fn a_claim_counts_from_the_answer_and_goes_when_it_has_ended() {
+    let server = postgres::Server::start();
+    let api = Api::start(&[("DATABASE_URL", &server.url()), ("FIRST_KEY_FOR", "user-1")]).await;
+    let admin = &*api.service.first_key();
+    let pool = sqlx::PgPool::connect(&server.url()).await.unwrap();
+    let ended = "INSERT INTO lexikon_api_claims VALUES ('ended', 1)";
+    sqlx::query(ended).execute(&pool).await.unwrap();
+    let claims = async || {
+        let claims = sqlx::query_as::<_, (String, i64)>("SELECT * FROM lexikon_api_claims");
+        claims.fetch_all(&pool).await.unwrap()
+    };
+
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+                'BEGIN PERFORM pg_sleep(1.5); RETURN NEW; END'; \
+                CREATE TRIGGER slow BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(slow).execute(&pool).await.unwrap();
+    let request = api.request(Method::POST, KEYS, admin).header("idempotency-key", "a");
+    let post = api.send(request.json(&json!({ "name": "deploy", "scopes": "read" })));
+    let look = async {
+        loop {
+            if let Some(claim) = claims().await.into_iter().find(|(id, _)| id != "ended") {
+                break claim;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let (made, (id, until)) = tokio::join!(post, look);
+    assert_eq!(made.status, 201, "{}", made.body);
+    let left = claims().await;
+    assert_eq!(left.len(), 1, "those that have ended are gone: {left:?}");
+    assert!(left[0].0 == id && left[0].1 > until, "{left:?} was until {until} before the answer");
 }
 
 #[tokio::test]

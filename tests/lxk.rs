@@ -545,8 +545,8 @@ fn steps_that_need_the_extension_say_so() {
     ] {
         desk.lxk(arguments).fails(1, "lxk schema apply");
     }
-    desk.lxk(&["schema", "show"]).ends_with(0).prints("ADD COLUMN hash_format").prints("20 to run");
-    desk.lxk(&["schema", "apply"]).ends_with(0).prints("20 applied");
+    desk.lxk(&["schema", "show"]).ends_with(0).prints("ADD COLUMN hash_format").prints("22 to run");
+    desk.lxk(&["schema", "apply"]).ends_with(0).prints("22 applied");
     desk.lxk(&["schema", "apply"]).ends_with(0).prints("All is there");
     let issue = || desk.lxk(&["issue", "--owner", "nobody", "--name", "x"]);
     issue().fails(1, "lxk secret rotate add");

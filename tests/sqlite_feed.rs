@@ -310,6 +310,36 @@ async fn no_number_comes_twice() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_an_update_takes_the_place_of_is_reported() {
+    let statements = [
+        "UPDATE OR REPLACE api_keys SET key_hash = '1' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET key_hash = '3' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET id = '1' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET id = '3' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET id = '1', key_hash = '3' WHERE id = '2'",
+        "UPDATE OR REPLACE api_keys SET key_hash = '1'",
+        "UPDATE OR REPLACE users SET id = 'user-1' WHERE id = 'user-2'",
+    ];
+    let owners = "INSERT INTO users (id) VALUES ('user-2'), ('user-3')";
+    for statement in statements {
+        let scene = Scene::own().await;
+        scene.run(&format!("{}; {owners}", insert(4))).await;
+        let mut feed = scene.database.changes().subscribe().await.unwrap();
+        scene.run(statement).await;
+        assert_eq!(reported(&mut feed).await, [Change::All], "{statement}");
+        scene.run("UPDATE api_keys SET name = 'other'").await;
+        let _ = reported(&mut feed).await;
+        assert_eq!(reported(&mut feed).await, [], "{statement}");
+    }
+    // One that fails changes nothing.
+    let scene = Scene::own().await;
+    scene.run(&insert(4)).await;
+    let mut feed = scene.database.changes().subscribe().await.unwrap();
+    scene.try_run("UPDATE api_keys SET key_hash = '1' WHERE id = '2'").await.unwrap_err();
+    assert_eq!(reported(&mut feed).await, []);
+}
+
 #[tokio::test]
 async fn rows_that_had_no_number_before_the_extension_are_reported() {
     let removed = [
@@ -500,6 +530,33 @@ async fn no_write_of_the_service_fails_whatever_is_dropped_of_the_extension() {
     writer.stop("batch mode");
     Writer::start(&scene.path).stop("batch mode");
     instance.lost().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_drops_a_column_once_the_triggers_that_name_it_are_gone() {
+    let scene = Scene::service().await;
+    let issued = scene.issue().await;
+    let instance = scene.follow().await;
+    instance.eventually(&issued, "accepted", "issued").await;
+    scene.run("ALTER TABLE api_keys DROP COLUMN last_used_at").await;
+    let drop_column = "ALTER TABLE api_keys DROP COLUMN expires_at";
+    let error = scene.try_run(drop_column).await.unwrap_err().to_string();
+    assert!(error.contains("error in trigger lexikon_auth_key_changed after drop"), "{error}");
+    let triggers =
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'api_keys'";
+    let triggers: Vec<String> = sqlx::query_scalar(triggers).fetch_all(&scene.pool).await.unwrap();
+    for trigger in triggers {
+        scene.run(&format!("DROP TRIGGER {trigger}")).await;
+    }
+    scene.run(drop_column).await;
+    instance.lost().await;
+    for column in ["expires_at", "last_used_at"] {
+        scene.run(&format!("ALTER TABLE api_keys ADD COLUMN {column} DATETIME")).await;
+    }
+    scene.extend().await;
+    instance.connected().await;
+    scene.run("UPDATE api_keys SET is_active = 0").await;
+    instance.eventually(&issued, "revoked", "migrated").await;
 }
 
 #[cfg(feature = "cli")]

@@ -22,10 +22,13 @@ use lexikon_auth::http::{ApiKeyLayer, Throttle};
 use lexikon_auth::store::FeedEvent;
 use lexikon_auth::{Candidates, KeyLookup, KeyRecord, KeyStore, MemoryStore, StoreError, Verifier};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 const LIMIT: u32 = 3;
 const WINDOW: Duration = Duration::from_secs(3600);
+/// How long a test waits for what has to come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The tests say where a request comes from by an extension of this type, as a server does.
 fn throttle(limit: u32, window: Duration) -> Throttle {
@@ -217,22 +220,47 @@ async fn good_keys_that_come_at_once_are_all_accepted() {
     assert_eq!(at_once(&app, &gated, vec![TAGGED.to_owned(); 100]).await, [200; 100]);
 }
 
+/// Has a request look a key up in a store that is held up, and hangs up then.
+async fn hang_up(app: &Router, gated: &Gated, key: &str) {
+    let (app, key, reads) = (app.clone(), key.to_owned(), gated.reads());
+    let request = tokio::spawn(async move { status(&app, "192.0.2.1", &key).await });
+    timeout(PATIENCE, gated.reach(reads + 1)).await.expect("it is looked up");
+    request.abort();
+    assert!(request.await.is_err());
+}
+
 #[tokio::test]
-async fn a_look_up_that_is_given_up_holds_up_nobody() {
+async fn a_key_is_refused_also_when_nobody_waits_for_the_answer() {
+    let (app, gated) = held_up(LIMIT);
+    gated.keys.insert(&record("key", hmac_hash(SECRETS[0], TAGGED))).await.unwrap();
+    for number in 0..LIMIT {
+        hang_up(&app, &gated, &format!("lxk_{number:A>43}")).await;
+    }
+    // As many as may be refused are under way still.
+    let next = tokio::spawn({
+        let app = app.clone();
+        async move { status(&app, "192.0.2.1", TAGGED).await }
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gated.reads(), u64::from(LIMIT), "the next one waits for the end of one");
+    gated.closed.send_replace(false);
+    assert_eq!(timeout(PATIENCE, next).await.unwrap().unwrap(), 429);
+    assert_eq!(gated.reads(), u64::from(LIMIT));
+}
+
+#[tokio::test]
+async fn whoever_often_hangs_up_with_a_good_key_is_not_limited() {
     let (app, gated) = held_up(1);
     gated.keys.insert(&record("key", hmac_hash(SECRETS[0], TAGGED))).await.unwrap();
     for _ in 0..10 {
-        let reads = gated.reads();
-        let given_up = tokio::spawn({
-            let app = app.clone();
-            async move { status(&app, "192.0.2.1", TAGGED).await }
-        });
-        gated.reach(reads + 1).await;
-        given_up.abort();
-        assert!(given_up.await.is_err());
+        gated.closed.send_replace(true);
+        hang_up(&app, &gated, TAGGED).await;
+        gated.closed.send_replace(false);
+        let next = timeout(PATIENCE, status(&app, "192.0.2.1", TAGGED)).await;
+        assert_eq!(next.expect("the place is free again"), 200);
     }
-    gated.closed.send_replace(false);
-    assert_eq!(status(&app, "192.0.2.1", TAGGED).await, 200);
 }
 
 /// Answers when it is asked again, as a database does.

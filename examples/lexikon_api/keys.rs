@@ -143,8 +143,8 @@ fn made(issued: &IssuedKey) -> Secret<Made> {
 ///
 /// With an `Idempotency-Key`, the id of the key is made of it: asked twice, the table takes the key once.
 /// Its plaintext is stored nowhere, so the second answer has a new one in place of the first, which was
-/// lost on its way. One that was shown a moment ago may not be lost: until the claim of that answer has
-/// ended, the second is 409.
+/// lost on its way. One that was shown a moment ago may not be lost, but in use at another instance, which
+/// writes that later: until the claim of that answer has ended, the second is 409.
 pub async fn create(
     caller: Scoped<Admin>,
     State(manager): State<Arc<KeyManager<Store>>>,
@@ -170,19 +170,22 @@ pub async fn create(
         return Ok(made(&manager.issue(new).await?));
     };
     wanted.was_made(&manager, &verifier, &id).await?;
-    if !claims.take(&id).await.map_err(ManageError::Store)? {
-        return Err(Failure::under_way(claims::HELD));
-    }
+    let under_way = || Failure::under_way(claims::HELD);
+    let claim = claims.take(&id).await.map_err(ManageError::Store)?.ok_or_else(under_way)?;
     let issued = async {
         let was_made = wanted.was_made(&manager, &verifier, &id).await?;
         let issued = match was_made {
-            true => manager.reissue(&id).await,
-            false => manager.issue(new.id(id.clone())).await,
+            true => manager.reissue(&id).await?,
+            false => manager.issue(new.id(id.clone())).await?,
         };
-        issued.map_err(Failure::from)
+        match claims.renew(&claim).await.map_err(ManageError::Store)? {
+            true => Ok(issued),
+            // Another request may have made this key anew.
+            false => Err(under_way()),
+        }
     };
     // Well within the claim: whatever is written later than that finds the hash of another.
-    let issued = timeout(claims::HELD / 2, issued).await;
+    let issued = timeout(claims::HELD / 4, issued).await;
     Ok(made(&issued.map_err(|late| ManageError::Store(StoreError::Unavailable(late.into())))??))
 }
 

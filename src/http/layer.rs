@@ -16,12 +16,12 @@ use super::service::{ApiKeyService, Verify};
 #[cfg(feature = "throttle")]
 use super::throttle::Throttle;
 use crate::store::KeyLookup;
-use crate::verify::Verifier;
+use crate::verify::{VerifiedKey, Verifier};
 
 /// Lets pass requests with a key that the verifier accepts, and denies all others.
 ///
 /// Without further settings every request needs a key, in `X-API-Key` or `Authorization: Bearer`. The
-/// service behind it finds the [`VerifiedKey`](crate::VerifiedKey) in the extensions of the request, or takes it as an
+/// service behind it finds the [`VerifiedKey`] in the extensions of the request, or takes it as an
 /// argument (feature `axum`).
 ///
 /// ```
@@ -81,14 +81,14 @@ impl ApiKeyLayer {
         self
     }
 
-    /// Lets requests without a key pass, with no [`VerifiedKey`](crate::VerifiedKey) in their extensions,
+    /// Lets requests without a key pass, with no [`VerifiedKey`] in their extensions,
     /// not even that of a layer further out. A key that is presented has to be good.
     pub fn optional(self) -> Self {
         self.with(|settings| settings.is_optional = true)
     }
 
     /// Lets an `Authorization` that holds no `lxk_` key pass, marked as sensitive, with no
-    /// [`VerifiedKey`](crate::VerifiedKey) in the extensions: **somebody behind this layer has to judge it**,
+    /// [`VerifiedKey`] in the extensions: **somebody behind this layer has to judge it**,
     /// or anything in that header opens the route. Without this, a request with no key but a bearer token
     /// is refused, and with another scheme it counts as one without a key. Beside a good key in another
     /// header, `Authorization` passes in any case.
@@ -182,16 +182,6 @@ impl<S> Layer<S> for ApiKeyLayer {
 #[error("a realm is printable ASCII without quotation marks and backslashes; choose another")]
 pub struct InvalidRealm;
 
-cfg_select! {
-    feature = "throttle" => {
-        pub(crate) use super::throttle::LookUp;
-    }
-    _ => {
-        /// Nothing is limited.
-        pub(crate) enum LookUp {}
-    }
-}
-
 /// What is done with a request.
 pub(crate) enum Admission {
     /// It needs no key.
@@ -225,19 +215,20 @@ impl Settings {
         }
     }
 
-    /// Waits until a key from this address may be looked up.
-    pub(crate) async fn begin_look_up(
+    /// Has a key looked up, and its refusal counted, as soon as one of this address may be refused.
+    pub(crate) async fn look_up(
         &self,
         address: Option<IpAddr>,
-    ) -> Result<Option<LookUp>, Denial> {
+        verify: impl Future<Output = Result<VerifiedKey, Denial>> + Send + 'static,
+    ) -> Result<VerifiedKey, Denial> {
         cfg_select! {
             feature = "throttle" => match (&self.throttle, address) {
-                (Some(throttle), Some(address)) => throttle.begin_look_up(address).await.map(Some),
-                _ => Ok(None),
+                (Some(throttle), Some(address)) => throttle.look_up(address, verify).await,
+                _ => verify.await,
             },
             _ => {
                 let _ = address;
-                Ok(None)
+                verify.await
             }
         }
     }

@@ -17,7 +17,7 @@ use super::body::ResponseBody;
 use super::cache_control::keep_private;
 use super::credential::Presented;
 use super::denial::Denial;
-use super::layer::{Admission, LookUp, Settings};
+use super::layer::{Admission, Settings};
 use super::notice::{NoticeHeaders, Notices};
 use crate::error::VerifyError;
 use crate::store::KeyLookup;
@@ -28,7 +28,7 @@ use crate::verify::{VerifiedKey, Verifier};
 pub(crate) trait Verify: Send + Sync {
     fn verify_now(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>>;
 
-    /// Verifies a key that has to be looked up.
+    /// Verifies a key that has to be looked up, and counts its refusal.
     fn verify(
         self: Arc<Self>,
         key: Presented,
@@ -39,9 +39,7 @@ pub(crate) trait Verify: Send + Sync {
     fn notices(&self, notices: &Notices, key: &VerifiedKey) -> NoticeHeaders;
 }
 
-/// The answer, and the look-up, which ends when it has been counted.
-type Verification =
-    Pin<Box<dyn Future<Output = (Result<VerifiedKey, Denial>, Option<LookUp>)> + Send>>;
+type Verification = Pin<Box<dyn Future<Output = Result<VerifiedKey, Denial>> + Send>>;
 
 impl<S: KeyLookup + 'static> Verify for Verifier<S> {
     fn verify_now(&self, key: &Presented) -> Option<Result<VerifiedKey, Denial>> {
@@ -54,15 +52,9 @@ impl<S: KeyLookup + 'static> Verify for Verifier<S> {
         settings: Arc<Settings>,
         address: Option<IpAddr>,
     ) -> Verification {
-        let verify = async move {
-            let look_up = match settings.begin_look_up(address).await {
-                Ok(look_up) => look_up,
-                Err(denial) => return (Err(denial), None),
-            };
-            let answer = Verifier::verify(&*self, key.as_bytes()).await;
-            (answer.map_err(Denial::from), look_up)
-        };
-        Box::pin(verify.instrument(span()))
+        let verify =
+            async move { Verifier::verify(&*self, key.as_bytes()).await.map_err(Denial::from) };
+        Box::pin(async move { settings.look_up(address, verify.instrument(span())).await })
     }
 
     fn notices(&self, notices: &Notices, key: &VerifiedKey) -> NoticeHeaders {
@@ -148,8 +140,7 @@ where
                         let verifier = settings.verifier.clone();
                         let verification = verifier.verify(key, settings.clone(), address);
                         let settings = settings.clone();
-                        let waiting =
-                            Some(Waiting { inner, request, settings, in_authorization, address });
+                        let waiting = Some(Waiting { inner, request, settings, in_authorization });
                         State::Verifying { verification, waiting }
                     }
                 }
@@ -160,7 +151,7 @@ where
 }
 
 impl Settings {
-    /// Goes on with the answer of the verifier.
+    /// Goes on with the answer of the verifier. A refusal counts for the address.
     fn answered<S: Service<Request<B>>, B>(
         &self,
         inner: &mut S,
@@ -218,7 +209,6 @@ struct Waiting<S, B> {
     request: Request<B>,
     settings: Arc<Settings>,
     in_authorization: bool,
-    address: Option<IpAddr>,
 }
 
 pin_project! {
@@ -250,10 +240,11 @@ where
         loop {
             let next = match this.state.as_mut().project() {
                 StateProjection::Verifying { verification, waiting } => {
-                    let (answer, _look_up) = ready!(verification.as_mut().poll(context));
-                    let Waiting { mut inner, request, settings, in_authorization, address } =
+                    let answer = ready!(verification.as_mut().poll(context));
+                    let Waiting { mut inner, request, settings, in_authorization } =
                         waiting.take().expect(ONCE);
-                    settings.answered(&mut inner, request, answer, in_authorization, address)
+                    // What was looked up is counted already.
+                    settings.answered(&mut inner, request, answer, in_authorization, None)
                 }
                 StateProjection::Inner { response, additions } => {
                     let mut response = ready!(response.poll(context))?;

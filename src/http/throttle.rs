@@ -18,9 +18,12 @@ use governor::{Quota, RateLimiter};
 use ipnet::IpNet;
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 use super::denial::Denial;
+use crate::run_to_end::run_to_end;
 use crate::telemetry::security;
+use crate::verify::VerifiedKey;
 
 /// The part of an IPv6 address that stands for one client: whoever has one address of a /64 has them
 /// all (RFC 6177).
@@ -38,6 +41,7 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// [other schemes](super::ApiKeyLayer::allow_other_schemes) may follow. Accepted keys, requests without
 /// one, and missing scopes do not. Clones of a layer share one count. Of the keys of an address that have to be looked
 /// up in a store, no more are looked up at a time than may still be refused; others wait for them, in the order in which they came.
+/// A key that is being looked up counts also where the client has hung up.
 ///
 /// Behind a proxy, name its network by [`trusted_proxies`](Self::trusted_proxies): otherwise all clients have
 /// the proxy's address, and twenty wrong keys of one deny all. The proxy has to write the header, or
@@ -136,12 +140,34 @@ impl Throttle {
         })
     }
 
+    /// Looks a key up as soon as one of this address may be refused, and counts its refusal.
+    ///
+    /// Once it has begun it goes on and counts also where nobody waits for its answer any more: or a client
+    /// that hangs up each time would have any number of keys looked up.
+    pub(crate) async fn look_up(
+        &self,
+        address: IpAddr,
+        verify: impl Future<Output = Result<VerifiedKey, Denial>> + Send + 'static,
+    ) -> Result<VerifiedKey, Denial> {
+        let look_up = self.begin_look_up(address).await?;
+        let throttle = self.clone();
+        run_to_end(async move {
+            let answer = verify.await;
+            if let Err(Denial::Refused) = answer {
+                throttle.count_refusal(address);
+            }
+            drop(look_up);
+            answer
+        })
+        .await
+    }
+
     /// Waits until a look-up for this address can be refused within the limit, however those end that are
     /// under way: keys that are refused all at once are no more than keys that are refused one by one.
     ///
     /// Of those that wait, the first alone is woken when a look-up ends; it hands the turn on when it has a
     /// place, is denied, or gives up.
-    pub(crate) async fn begin_look_up(&self, address: IpAddr) -> Result<LookUp, Denial> {
+    async fn begin_look_up(&self, address: IpAddr) -> Result<LookUp, Denial> {
         let look_ups = self.refusals.look_ups(address);
         let _turn = look_ups.turn.lock().await;
         loop {
@@ -151,8 +177,13 @@ impl Throttle {
             if let Some(denial) = self.denial(address) {
                 return Err(denial);
             }
-            // One may be refused, but not one more than are under way: one of them will end.
-            look_ups.ended.notified().await;
+            if look_ups.under_way.load(Ordering::Acquire) == 0 {
+                // There is no end to wait for: since the first look, one may be refused again.
+                yield_now().await;
+            } else {
+                // One may be refused, but not one more than are under way: one of them will end.
+                look_ups.ended.notified().await;
+            }
         }
     }
 
@@ -228,7 +259,7 @@ fn group(address: IpAddr) -> IpAddr {
 }
 
 /// A look-up in a store for an address, until it is dropped.
-pub(crate) struct LookUp(Arc<LookUps>);
+struct LookUp(Arc<LookUps>);
 
 impl Drop for LookUp {
     fn drop(&mut self) {
@@ -292,11 +323,15 @@ struct Refusals {
 
 impl Refusals {
     fn new(limit: NonZeroU32, window: Duration, max_clients: usize) -> Self {
+        Self::by(SinceStart::new(), limit, window, max_clients)
+    }
+
+    fn by(clock: SinceStart, limit: NonZeroU32, window: Duration, max_clients: usize) -> Self {
         let window = window.min(LONGEST_WINDOW);
         let period = (window / limit.get()).max(Duration::from_nanos(1));
         let quota = Quota::with_period(period).expect("longer than nothing").allow_burst(limit);
         let clients = Clients(Cache::new(max_clients));
-        let limiter = RateLimiter::new(quota, clients, SinceStart(Instant::now()));
+        let limiter = RateLimiter::new(quota, clients, clock);
         Self { look_ups: Mutex::default(), limiter, limit, window, max_clients }
     }
 
@@ -357,12 +392,51 @@ impl StateStore for Clients {
 
 /// Time since the throttle was made, by a clock that is never set.
 #[derive(Clone)]
-struct SinceStart(Instant);
+struct SinceStart(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl SinceStart {
+    fn new() -> Self {
+        let start = Instant::now();
+        Self(Arc::new(move || start.elapsed()))
+    }
+}
 
 impl Clock for SinceStart {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        self.0.elapsed().into()
+        (self.0)().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicU64;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_refused_again_between_two_looks_at_the_clock_waits_for_nobody() {
+        const WINDOW: u64 = 60;
+        let (seconds, step) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let clock = SinceStart({
+            let (seconds, step) = (seconds.clone(), step.clone());
+            Arc::new(move || {
+                let passed = step.load(Ordering::Relaxed);
+                Duration::from_secs(seconds.fetch_add(passed, Ordering::Relaxed))
+            })
+        });
+        let refusals = Refusals::by(clock, NonZeroU32::MIN, Duration::from_secs(WINDOW), 100);
+        let throttle = Throttle { refusals: Arc::new(refusals), ..Throttle::new(|_| None) };
+        let address = Ipv4Addr::LOCALHOST.into();
+        throttle.count_refusal(address);
+        assert!(throttle.begin_look_up(address).await.is_err(), "it may not be refused again yet");
+        // Not yet at the first look at the clock, but at the second.
+        step.store(WINDOW, Ordering::Relaxed);
+        let look_up = timeout(Duration::from_secs(60), throttle.begin_look_up(address)).await;
+        assert!(look_up.expect("it waits for the end of another").is_ok());
     }
 }

@@ -13,12 +13,13 @@ use std::time::{Duration, SystemTime};
 use self::copies::{Copies, InvalidateOnDrop, NEVER};
 pub use self::counts::CacheCounts;
 use self::flight::Answer;
-use super::run_to_end::{Outcome, run_to_end, then_forget};
+use super::then_forget::{Outcome, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FormatCounts, HashChange, KeyLookup, KeyStore};
 use super::{KeyUpdate, Page, SharedCache, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::run_to_end::run_to_end;
 
 /// How a [`CachedStore`] is sized, and how long it vouches for what it holds.
 #[derive(Debug, Clone)]

@@ -27,12 +27,13 @@ use self::link::{Link, Unfinished};
 pub use self::options::RedisOptions;
 use self::registration::Registration;
 use self::tier::{Fetched, Tier};
-use super::run_to_end::{Outcome, run_to_end, then_forget};
+use super::then_forget::{Outcome, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FeedOrigin, FormatCounts, HashChange, KeyLookup};
 use super::{KeyStore, KeyUpdate, Page, SharedCache, Usage};
 use crate::error::StoreError;
 use crate::hash::Candidates;
 use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::run_to_end::run_to_end;
 use crate::secret::{SecretRing, ServerSecret};
 
 /// A second level of cache in Redis over any store, shared by all instances with the same server

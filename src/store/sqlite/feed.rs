@@ -49,9 +49,10 @@ const NO_TRIGGERS: &str = "the triggers that report changes are missing or of an
 ///   reported.
 /// - Where a trigger is missing, because a migration has copied the table or somebody has dropped it,
 ///   or where the file has been replaced by another, the feed is lost.
-/// - A row that `UPDATE OR REPLACE` removes, or `INSERT OR REPLACE` for a conflict in another column than
-///   `id` and `key_hash`, is not reported unless its writer has `PRAGMA recursive_triggers` on: SQLite
-///   fires no trigger.
+/// - What a writer changes that has switched triggers off (`SQLITE_DBCONFIG_ENABLE_TRIGGER`) is not reported.
+/// - Unless its writer has `PRAGMA recursive_triggers` on, a row is not reported that an `OR REPLACE` removes for
+///   a conflict in another column than `id` and `key_hash`, or an `UPDATE OR REPLACE` that leaves no row in
+///   the table but those that it wrote: SQLite fires no trigger for it.
 #[derive(Clone)]
 pub struct SqliteFeed {
     options: Arc<SqliteConnectOptions>,

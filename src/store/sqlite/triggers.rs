@@ -22,7 +22,7 @@
 /// What reports the changes of a table.
 pub(super) struct Report {
     pub(super) add_column: &'static str,
-    pub(super) parts: [Part; 5],
+    pub(super) parts: [Part; 6],
 }
 
 /// An index or a trigger. SQLite keeps the statement that creates it as it is.
@@ -43,7 +43,9 @@ macro_rules! part {
 }
 
 /// `OR REPLACE` removes rows without firing their triggers for deletions
-/// (<https://www.sqlite.org/lang_conflict.html>), so an insertion is looked at before it happens.
+/// (<https://www.sqlite.org/lang_conflict.html>), so insertions and updates are looked at before they happen. What
+/// becomes of a row that is written to before its own update is undefined
+/// (<https://www.sqlite.org/lang_createtrigger.html>), so another one carries the number.
 macro_rules! report {
     ($table:literal, $what:literal: id $(, $column:literal)*; unique: $($unique:literal)?; added: $added:literal) => {
         Report {
@@ -78,6 +80,18 @@ macro_rules! report {
                     "    UPDATE ", $table, " SET lexikon_auth_change = 3 + ", latest!($table), "\n",
                     "        WHERE id = ",
                     survivor!($table, concat!("id <> NEW.id", $(" AND ", $unique, " <> NEW.", $unique)?)),
+                    ";\n",
+                    "END"),
+                part!("TRIGGER" concat!("lexikon_auth_", $what, "_overwritten"),
+                    "BEFORE UPDATE\n",
+                    "    OF id", $(", ", $unique,)? " ON ", $table, "\n",
+                    "    WHEN EXISTS (SELECT 1 FROM ", $table, " WHERE id <> OLD.id\n",
+                    "        AND (id = NEW.id", $(" OR ", $unique, " = NEW.", $unique,)? ")) BEGIN\n",
+                    "    UPDATE ", $table, " SET lexikon_auth_change = 3 + ", latest!($table), "\n",
+                    "        WHERE id = ",
+                    survivor!($table, concat!(
+                        "id NOT IN (OLD.id, NEW.id)" $(, " AND ", $unique, " <> NEW.", $unique)?
+                    )),
                     ";\n",
                     "END"),
             ],
