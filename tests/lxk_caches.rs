@@ -170,6 +170,17 @@ async fn a_signal_ends_a_revocation_between_two_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_revokes_a_revoked_key_tells_of_it() {
+    let scene = Scene::new().await;
+    scene.run("UPDATE api_keys SET is_active = 0 WHERE id = '000010+'").await;
+    assert!(scene.is_accepted(0).await, "nobody has told Redis");
+    scene.desk.lxk(&["revoke", "000010+", "--dry-run"]).ends_with(0).prints("revoked already");
+    assert!(scene.is_accepted(0).await);
+    scene.desk.lxk(&["revoke", "000010+"]).ends_with(0).prints("revoked already");
+    assert!(!scene.is_accepted(0).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_is_killed_costs_speed_and_no_freshness() {
     let scene = Scene::new().await;
     let mut child = scene.begin().await;

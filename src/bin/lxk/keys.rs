@@ -372,11 +372,12 @@ async fn revoke_each(
                 missing.push(shown(id));
                 "not found"
             }
-            Some(record) if record.is_revoked() => "revoked already",
+            Some(record) if is_dry && record.is_revoked() => "revoked already",
             Some(_) if is_dry => "would be revoked",
-            Some(_) => {
+            Some(record) => {
+                // Also one that is revoked: whoever did it may have told no cache.
                 database.store.revoke(id, SystemTime::now(), reason).await?;
-                "revoked"
+                if record.is_revoked() { "revoked already" } else { "revoked" }
             }
         };
         let id = if outcome == "not found" { shown(id) } else { id.to_string() };
