@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use lexikon_auth::table::{KeyFilter, KnownFormat};
 use lexikon_auth::{
     Clock, DynKeyStore, IssuedKey, KEY_PREFIX, KeyId, KeyManager, KeyRecord, KeyStore, KeyUpdate,
-    NewKey, Policy, Rotation, StoreError, SystemClock, Verifier, VerifyError,
+    ManageError, NewKey, Policy, Rotation, StoreError, SystemClock, Verifier, VerifyError,
 };
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -49,7 +49,13 @@ pub async fn issue(command: Issue, url: Option<&str>, output: &mut Output) -> Re
         new = new.expires_at(ahead(span)?);
     }
     let interruption = Interruption::listen()?;
-    let issued = manager.issue(new).await?;
+    let issued = manager.issue(new).await.map_err(|error| match error {
+        // Not with what was typed in its place.
+        ManageError::Store(StoreError::UnknownOwner(_)) => {
+            Failure::Refused("there is no such owner; create the user first".to_owned())
+        }
+        error => error.into(),
+    })?;
     hand_over(&issued, None, &manager, output).await?;
     interruption.check().map_err(|failure| and_done(failure, "after the key was issued"))
 }
