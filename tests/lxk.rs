@@ -728,6 +728,35 @@ fn a_new_database_is_its_owners_alone() {
     assert!(modes().contains(&("keys.db".to_owned(), 0o660)), "{:?}", modes());
 }
 
+#[cfg(unix)]
+#[test]
+fn no_database_comes_to_be_that_everybody_may_read() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let mode = |desk: &Desk| std::fs::metadata(desk.path()).unwrap().permissions().mode() & 0o777;
+    let create = ["schema", "apply", "--create"];
+
+    let desk = Desk::without_database();
+    symlink(desk.folder.path().join("elsewhere.db"), desk.path()).unwrap();
+    desk.lxk(&create).ends_with(0);
+    assert_eq!(mode(&desk), 0o600, "where a link leads to");
+
+    for (before, after) in [(0o644, 0o600), (0o664, 0o600), (0o660, 0o660)] {
+        let desk = Desk::without_database();
+        std::fs::write(desk.path(), "").unwrap();
+        std::fs::set_permissions(desk.path(), PermissionsExt::from_mode(before)).unwrap();
+        desk.lxk(&create).ends_with(0);
+        assert_eq!(mode(&desk), after, "{before:o}");
+    }
+
+    let desk = Desk::without_database();
+    let url = desk.variables["DATABASE_URL"].clone() + "?mode=rwc";
+    let desk = desk.with("DATABASE_URL", url);
+    desk.lxk(&["list"]).fails(3, "lxk schema apply --create");
+    assert!(!desk.path().exists());
+    desk.lxk(&create).ends_with(0);
+    assert_eq!(mode(&desk), 0o600);
+}
+
 #[test]
 fn preflight_finds_what_is_wrong() {
     let desk = Desk::new();

@@ -8,7 +8,7 @@ mod operator;
 #[path = "common/redis.rs"]
 mod redis_server;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,12 @@ impl Scene {
         child
     }
 
+    fn marker(&self) -> Option<String> {
+        let mut connection = self.server.client().get_connection().unwrap();
+        let marker = RedisOptions::default().bulk_change_marker();
+        redis::Cmd::get(marker).query(&mut connection).unwrap()
+    }
+
     async fn wait_until_refused(&self, key: usize) {
         let start = Instant::now();
         while self.is_accepted(key).await {
@@ -170,6 +176,17 @@ async fn a_signal_ends_a_revocation_between_two_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_revokes_a_revoked_key_tells_of_it() {
+    let scene = Scene::new().await;
+    scene.run("UPDATE api_keys SET is_active = 0 WHERE id = '000010+'").await;
+    assert!(scene.is_accepted(0).await, "nobody has told Redis");
+    scene.desk.lxk(&["revoke", "000010+", "--dry-run"]).ends_with(0).prints("revoked already");
+    assert!(scene.is_accepted(0).await);
+    scene.desk.lxk(&["revoke", "000010+"]).ends_with(0).prints("revoked already");
+    assert!(!scene.is_accepted(0).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_is_killed_costs_speed_and_no_freshness() {
     let scene = Scene::new().await;
     let mut child = scene.begin().await;
@@ -196,6 +213,47 @@ async fn a_change_that_is_killed_costs_speed_and_no_freshness() {
     assert_eq!(scene.store.counts().hits, hits);
     scene.desk.lxk(&["cache", "clear", "--all"]).ends_with(0);
     scene.put_into_redis(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_clears_the_cache_waits_for_the_batch_that_is_under_way() {
+    let scene = Scene::new().await;
+    let mut child = scene.begin().await;
+    scene.wait_until_refused(0).await;
+    scene.desk.lxk(&["cache", "clear", "--all"]).ends_with(0);
+    assert!(scene.revoked().await >= 2000, "the marker was taken away in the middle of a batch");
+    assert!(child.wait().unwrap().success());
+    for key in 0..3 {
+        assert!(!scene.is_accepted(key).await, "{key}");
+    }
+    assert_eq!(scene.marker(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_waits_for_input_leaves_redis_in_use_and_ends_with_a_word() {
+    let scene = Scene::new().await;
+    let exported = scene.desk.exported();
+    let batch: Vec<_> = exported.split_inclusive('\n').take(1001).collect();
+    assert!(batch[1000].contains("checkpoint"));
+    let url = format!("redis://127.0.0.1:{}", scene.server.port);
+    let desk = Desk::new().with("REDIS_URL", url);
+    let mut import = desk.command(&["import"]);
+    import.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = import.spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(batch.concat().as_bytes()).unwrap();
+    let start = Instant::now();
+    while desk.lxk(&["list"]).ends_with(0).out.lines().count() < 1000 {
+        assert!(start.elapsed() < BUSY && child.try_wait().unwrap().is_none());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(scene.marker(), None);
+    scene.put_into_redis(0).await;
+    send("INT", &child);
+    let ended = child.wait().unwrap();
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(ended.code(), Some(130), "{err}");
+    assert!(err.contains("what was done stays done"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,10 @@ mod common;
 #[path = "common/operator.rs"]
 mod operator;
 
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use operator::{COMMANDS, Desk, NOBODY};
 
@@ -143,5 +146,69 @@ fn every_command_ends_as_it_does_in_front_of_a_reader() {
     let read = codes((Here, Here));
     for readers in UNREAD {
         assert_eq!(codes(readers), read, "{readers:?}");
+    }
+}
+
+fn send_term(child: &Child) {
+    let kill = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status();
+    assert!(kill.unwrap().success());
+}
+
+#[track_caller]
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing comes of it");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_reader_that_stalls_holds_up_no_revocation_and_no_signal() {
+    let desk = Desk::new();
+    // More than a pipe holds.
+    let ids = add_keys(&desk, 200).into_iter().map(|id| id.repeat(25)).collect::<Vec<_>>();
+    desk.run_sql(&format!("UPDATE api_keys SET id = {}", ["id"; 25].join(" || ")));
+    let revoke: Vec<_> = ["revoke"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+    let mut command = desk.command(&revoke);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let revoked = || {
+        let keys = desk.lxk(&["--json", "list"]).ends_with(0).objects();
+        keys.iter().filter(|key| key["state"] == "revoked").count()
+    };
+    wait_until(|| revoked() == ids.len());
+    // It takes a moment until it prints; from then on, one signal is enough.
+    wait_until(|| {
+        send_term(&child);
+        child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn a_signal_loses_no_new_key() {
+    let desk = Desk::new();
+    let (old, _) = desk.issue("user-1", "old");
+    let count = || desk.lxk(&["--json", "list"]).ends_with(0).objects().len();
+    for command in [&["issue", "--owner", "user-1", "--name", "x"][..], &["rotate", &old]] {
+        let before = count();
+        // As much as a pipe holds: the reader has to make room first.
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&[b'\n'; 1 << 16]).unwrap();
+        let child = desk.command(command).stdout(writer).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        wait_until(|| count() > before);
+        send_term(&child);
+        let mut err = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut err).unwrap();
+        assert!(err.contains("finished first"), "{command:?}: {err:?}");
+        let mut out = String::new();
+        reader.read_to_string(&mut out).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(143), "{command:?}");
+        let key = out.lines().find_map(|line| line.strip_prefix("key      ")).unwrap();
+        desk.reading(&["verify"], key.as_bytes()).ends_with(0);
+        stderr.read_line(&mut err).unwrap();
+        assert!(err.contains("interrupted after the key was"), "{command:?}: {err:?}");
     }
 }

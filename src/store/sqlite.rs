@@ -96,7 +96,8 @@ impl SqliteStore {
     /// Opens a database file, and creates it when there is none.
     ///
     /// A file that it creates is readable and writable by its owner alone (mode 0600 on Unix), and so are
-    /// those that SQLite keeps beside it, which take over its mode. One that is there keeps its mode: to
+    /// those that SQLite keeps beside it, which take over its mode; so is an empty one that everybody may
+    /// read, before it gets its tables. Any other that is there keeps its mode: to
     /// share a database between two users, give it to a group of theirs, with mode 0660, in a folder
     /// where that group may create files (mode 2770).
     ///
@@ -348,16 +349,32 @@ fn file(path: impl AsRef<Path>) -> Result<SqliteConnectOptions, StoreError> {
 
 /// Creates an empty file for its owner alone, where there is none: SQLite would leave it to the umask.
 fn create_private(path: &Path) -> Result<(), StoreError> {
+    // Where the path is a link, what counts is what it leads to.
+    if path.exists() {
+        return Ok(());
+    }
     let mut options = std::fs::File::options();
-    options.write(true).create_new(true);
+    options.write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(StoreError::CannotOpen(error.into()))
+    options.open(path).map(drop).map_err(|error| StoreError::CannotOpen(error.into()))
+}
+
+/// Keeps all others out of a file that is about to become a database and that everybody may open: its mode
+/// is that of a umask. One that only a group may open as well was given to it.
+fn make_private(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = std::fs::metadata(path) {
+        use std::os::unix::fs::PermissionsExt;
+        let mut permissions = metadata.permissions();
+        if metadata.is_file() && permissions.mode() & 0o007 != 0 {
+            permissions.set_mode(permissions.mode() & 0o700);
+            // Some file systems have no modes, and some files are another user's to protect.
+            let _ = std::fs::set_permissions(path, permissions);
         }
-        _ => Ok(()),
     }
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 /// What a failure of sqlx means to a caller. SQLite's codes: <https://www.sqlite.org/rescode.html>.

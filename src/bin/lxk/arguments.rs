@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
+use lexikon_auth::TimeZone;
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -157,6 +158,12 @@ pub fn manual(folder: Option<&Path>, output: &mut Output) -> Result<(), Failure>
         }
     }
     Ok(())
+}
+
+/// Reads the name of a time zone. What reads a value does not repeat it in its error, which clap prints.
+pub fn zone(name: &str) -> Result<TimeZone, String> {
+    name.parse()
+        .map_err(|_| "write it as in the IANA database, such as Europe/Paris, or UTC".into())
 }
 
 /// Reads a span of time such as `30d`, `24h` or `90s`.

@@ -15,13 +15,13 @@ pub const RUN_AGAIN: &str = "run it again";
 const NOT_BEGUN: &str = "Redis cannot be told, so nothing was changed: instances would go on by what it \
      holds. Once it is back, run this again; or unset REDIS_URL, and once it is back run: lxk cache \
      clear --all";
-const NOT_TOLD: &str = "the database has changed, but Redis cannot be told of all of it. Instances that \
-     reach it do without until it has been: once it is back, run this again, or: lxk cache clear --all";
+const NOT_TOLD: &str = "the database has changed, but Redis could not be told that the change is over. \
+     Instances do without Redis until it has been: once both answer, run this again, or: lxk cache clear --all";
 
 /// A change to many rows that is under way.
 pub struct Bulk {
     redis: Option<BulkChange>,
-    interruption: Option<Interruption>,
+    interruption: Interruption,
     progress: Progress,
 }
 
@@ -33,27 +33,7 @@ pub async fn change<T>(
     go_on: &str,
     work: impl AsyncFnOnce(&mut Bulk) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let interruption = Some(Interruption::listen()?);
-    change_until(interruption, database, total, go_on, work).await
-}
-
-/// Adds rows that are read from standard input. A signal ends it at once: it may be waiting for input,
-/// and what is added makes nothing old.
-pub async fn add<T>(
-    database: &Database,
-    go_on: &str,
-    work: impl AsyncFnOnce(&mut Bulk) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    change_until(None, database, 0, go_on, work).await
-}
-
-async fn change_until<T>(
-    interruption: Option<Interruption>,
-    database: &Database,
-    total: u64,
-    go_on: &str,
-    work: impl AsyncFnOnce(&mut Bulk) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    let interruption = Interruption::listen()?;
     let redis = match database.redis() {
         None => None,
         Some(redis) => match redis.begin_bulk_change().await {
@@ -66,7 +46,7 @@ async fn change_until<T>(
     let Bulk { redis, interruption, progress } = bulk;
     drop(progress);
     let untold = match redis {
-        Some(redis) => redis.finish().await.err(),
+        Some(redis) => database.table.in_turn(redis.finish()).await.err(),
         None => None,
     };
     drop(interruption);
@@ -93,9 +73,7 @@ impl BatchObserver for Bulk {
     type Error = Failure;
 
     async fn before_batch(&mut self) -> Result<(), Failure> {
-        if let Some(interruption) = &self.interruption {
-            interruption.check()?;
-        }
+        self.interruption.check()?;
         match &self.redis {
             Some(redis) => Ok(redis.mark().await?),
             None => Ok(()),

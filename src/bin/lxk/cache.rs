@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use lexikon_auth::store::SharedCache;
+use lexikon_auth::table::KeyTable;
 use lexikon_auth::{DynKeyStore, RedisStore, StoreError};
 use serde_json::json;
 
@@ -36,7 +37,7 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
         Command::Clear(clear) => {
             let database = Database::open_to_change(url).await?;
             let redis = database.redis().expect("REDIS_URL is set");
-            let removed = clear_entries(redis, &clear).await?;
+            let removed = clear_entries(&database.table, redis, &clear).await?;
             output.object(&json!({"removed": removed}));
             output.line(format!("{removed} removed"));
         }
@@ -60,19 +61,23 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
     Ok(())
 }
 
-async fn clear_entries(redis: &RedisStore<DynKeyStore>, clear: &Clear) -> Result<u64, Failure> {
+async fn clear_entries(
+    table: &KeyTable,
+    redis: &RedisStore<DynKeyStore>,
+    clear: &Clear,
+) -> Result<u64, Failure> {
     let removed = async {
         match &clear.owner {
             Some(owner) => redis.clear_owner(&owner.as_str().into()).await,
             None => {
-                // Also the marker of a change that was killed.
-                redis.begin_bulk_change().await?.finish().await?;
+                // Also the marker of a change that was killed, but not in the middle of a batch.
+                table.in_turn(async { redis.begin_bulk_change().await?.finish().await }).await?;
                 redis.clear().await
             }
         }
     };
     removed.await.map_err(|error: StoreError| {
-        Failure::Unavailable(format!("{error}; once Redis is back, run this again"))
+        Failure::Unavailable(format!("{error}; once that is mended, run this again"))
     })
 }
 

@@ -188,7 +188,8 @@ async fn connect(url: Option<&str>, may_create: bool) -> Result<KeyTable, Failur
 
 async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
     let options = SqliteConnectOptions::from_str(url).map_err(|_| bad_url("sqlite:///path"))?;
-    let options = options.busy_timeout(PATIENCE);
+    // Whatever mode the URL names: a database is made where that was asked for, and as it is there.
+    let options = options.busy_timeout(PATIENCE).create_if_missing(false);
     let name = options.get_filename().display().to_string();
     let cannot_be_opened = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(

@@ -1,43 +1,39 @@
 //! Signals that ask for an end.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use crate::failure::Failure;
 use crate::output::say;
 
-/// No signal has come.
-const NONE: u8 = 0;
 /// There is nothing under way that would have to be finished.
-const OVER: u8 = u8::MAX;
+const IDLE: u8 = 0;
+/// Something is under way, and no signal has come.
+const BUSY: u8 = u8::MAX;
+
+/// One of these, or the signal that has come meanwhile.
+static STATE: AtomicU8 = AtomicU8::new(IDLE);
+/// Whether signals are listened to.
+static IS_LISTENING: Mutex<bool> = Mutex::new(false);
 
 /// While it lives, the first SIGINT or SIGTERM asks for an end once what is under way is done; the second
-/// ends the command at once, and so does the first one afterwards.
-pub struct Interruption {
-    signal: Arc<AtomicU8>,
-}
+/// ends the command at once, and so does the first one before and afterwards.
+pub struct Interruption(());
 
 impl Interruption {
     pub fn listen() -> Result<Self, Failure> {
-        let signal = Arc::new(AtomicU8::new(NONE));
-        let interruption = Self { signal: signal.clone() };
-        let mut signals = Signals::new()?;
-        tokio::spawn(async move {
-            loop {
-                let next = signals.next().await;
-                if signal.swap(next, Ordering::AcqRel) != NONE {
-                    std::process::exit(exit_code(next).into());
-                }
-                say("note: what is under way is finished first; the same again ends at once");
-            }
-        });
-        Ok(interruption)
+        listen()?;
+        STATE.store(BUSY, Ordering::Release);
+        Ok(Self(()))
     }
 
     /// Fails once an end has been asked for.
     pub fn check(&self) -> Result<(), Failure> {
-        match self.signal.load(Ordering::Acquire) {
-            NONE => Ok(()),
+        match STATE.load(Ordering::Acquire) {
+            IDLE | BUSY => Ok(()),
             signal => Err(Failure::Interrupted(signal, "interrupted".to_owned())),
         }
     }
@@ -45,8 +41,60 @@ impl Interruption {
 
 impl Drop for Interruption {
     fn drop(&mut self) {
-        self.signal.store(OVER, Ordering::Release);
+        STATE.store(IDLE, Ordering::Release);
     }
+}
+
+/// Has a signal end the command at once, but not without a word, unless there is an [`Interruption`].
+pub fn listen() -> Result<(), Failure> {
+    let mut is_listening = IS_LISTENING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if *is_listening {
+        return Ok(());
+    }
+    let (started, has_started) = mpsc::channel();
+    // On a thread of its own: the others may be waiting for input, or for whoever reads the output.
+    thread::Builder::new().spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(obey_signals(&started)),
+            Err(error) => drop(started.send(Err(error))),
+        }
+    })?;
+    has_started.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
+    *is_listening = true;
+    Ok(())
+}
+
+async fn obey_signals(started: &mpsc::Sender<io::Result<()>>) {
+    let (listening, mut signals) = match Signals::new() {
+        Ok(signals) => (Ok(()), Some(signals)),
+        Err(error) => (Err(error), None),
+    };
+    let _ = started.send(listening);
+    while let Some(signals) = &mut signals {
+        let next = signals.next().await;
+        let asked = STATE.compare_exchange(BUSY, next, Ordering::AcqRel, Ordering::Acquire);
+        match asked {
+            Ok(_) => say_aside(
+                "note: what is under way is finished first; the same again ends at once",
+                Duration::ZERO,
+            ),
+            Err(_) => {
+                say_aside("error: interrupted; what was done stays done", Duration::from_secs(1));
+                std::process::exit(exit_code(next).into());
+            }
+        }
+    }
+}
+
+/// Says something, and waits so long at most until it is out: standard error may be blocked.
+fn say_aside(text: &'static str, patience: Duration) {
+    let (said, is_said) = mpsc::channel();
+    thread::spawn(move || {
+        say(text);
+        said.send(())
+    });
+    let _ = is_said.recv_timeout(patience);
 }
 
 /// What shells say of a command that a signal has ended.
@@ -62,7 +110,7 @@ struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
@@ -83,7 +131,7 @@ struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self)
     }
 

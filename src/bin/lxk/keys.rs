@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use lexikon_auth::table::{KeyFilter, KnownFormat};
 use lexikon_auth::{
     Clock, DynKeyStore, IssuedKey, KEY_PREFIX, KeyId, KeyManager, KeyRecord, KeyStore, KeyUpdate,
-    NewKey, Policy, Rotation, StoreError, SystemClock, Verifier, VerifyError,
+    ManageError, NewKey, Policy, Rotation, StoreError, SystemClock, Verifier, VerifyError,
 };
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -48,8 +48,26 @@ pub async fn issue(command: Issue, url: Option<&str>, output: &mut Output) -> Re
     if let Some(span) = command.expires_in {
         new = new.expires_at(ahead(span)?);
     }
-    let issued = manager.issue(new).await?;
-    hand_over(&issued, None, &manager, output).await
+    let interruption = Interruption::listen()?;
+    let issued = manager.issue(new).await.map_err(|error| match error {
+        // Not with what was typed in its place.
+        ManageError::Store(StoreError::UnknownOwner(_)) => {
+            Failure::Refused("there is no such owner; create the user first".to_owned())
+        }
+        error => error.into(),
+    })?;
+    hand_over(&issued, None, &manager, output).await?;
+    interruption.check().map_err(|failure| and_done(failure, "after the key was issued"))
+}
+
+/// A signal that came too late to change anything.
+fn and_done(failure: Failure, what: &str) -> Failure {
+    match failure {
+        Failure::Interrupted(signal, text) => {
+            Failure::Interrupted(signal, format!("{text} {what}"))
+        }
+        failure => failure,
+    }
 }
 
 /// Prints a new key; where it cannot be printed, nobody has it, and it is revoked.
@@ -340,11 +358,24 @@ pub async fn revoke(
         ));
     }
     let ids = command.ids.iter().map(|id| key_id(id)).collect::<Result<Vec<_>, _>>()?;
-    let done = revoke_each(&ids, reason, command.dry_run, &database, output).await;
+    let (outcomes, done) = revoke_each(&ids, reason, command.dry_run, &database).await?;
     let told = if command.dry_run { Ok(()) } else { database.told().await };
+    // Afterwards: it may be blocked by whoever reads it.
+    let mut missing = Vec::new();
+    for (id, outcome) in ids.iter().zip(outcomes) {
+        let id = match outcome {
+            "not found" => shown(id),
+            _ => id.to_string(),
+        };
+        output.object(&json!({"id": id, "outcome": outcome}));
+        output.line(format!("{id}  {outcome}"));
+        if outcome == "not found" {
+            missing.push(id);
+        }
+    }
     match done {
-        Ok(missing) if missing.is_empty() => told,
-        Ok(missing) => {
+        Ok(()) if missing.is_empty() => told,
+        Ok(()) => {
             told?;
             Err(no_key(&missing.join(", ")))
         }
@@ -352,38 +383,36 @@ pub async fn revoke(
     }
 }
 
-/// Returns the ids that no key has.
+/// Returns what became of the first ones, and why not of all.
 async fn revoke_each(
     ids: &[KeyId],
     reason: Option<&str>,
     is_dry: bool,
     database: &Database,
-    output: &mut Output,
-) -> Result<Vec<String>, Failure> {
-    let mut missing = Vec::new();
+) -> Result<(Vec<&'static str>, Result<(), Failure>), Failure> {
+    let mut outcomes = Vec::with_capacity(ids.len());
     let interruption = Interruption::listen()?;
-    for id in ids {
-        if let Err(Failure::Interrupted(signal, text)) = interruption.check() {
-            let text = format!("{text} before {}: run it again for the rest", shown(id));
-            return Err(Failure::Interrupted(signal, text));
+    let revoke_all = async {
+        for id in ids {
+            if let Err(Failure::Interrupted(signal, text)) = interruption.check() {
+                let text = format!("{text} before {}: run it again for the rest", shown(id));
+                return Err(Failure::Interrupted(signal, text));
+            }
+            outcomes.push(match database.store.find_by_id(id).await? {
+                None => "not found",
+                Some(record) if is_dry && record.is_revoked() => "revoked already",
+                Some(_) if is_dry => "would be revoked",
+                Some(record) => {
+                    // Also one that is revoked: whoever did it may have told no cache.
+                    database.store.revoke(id, SystemTime::now(), reason).await?;
+                    if record.is_revoked() { "revoked already" } else { "revoked" }
+                }
+            });
         }
-        let outcome = match database.store.find_by_id(id).await? {
-            None => {
-                missing.push(shown(id));
-                "not found"
-            }
-            Some(record) if record.is_revoked() => "revoked already",
-            Some(_) if is_dry => "would be revoked",
-            Some(_) => {
-                database.store.revoke(id, SystemTime::now(), reason).await?;
-                "revoked"
-            }
-        };
-        let id = if outcome == "not found" { shown(id) } else { id.to_string() };
-        output.object(&json!({"id": id, "outcome": outcome}));
-        output.line(format!("{id}  {outcome}"));
-    }
-    Ok(missing)
+        Ok(())
+    };
+    let done = revoke_all.await;
+    Ok((outcomes, done))
 }
 
 /// An id, which nobody who pastes a key in its place sees again.
@@ -448,6 +477,8 @@ pub async fn rotate(
         output.line(format!("{}  would be rotated", old.id));
         return Ok(());
     }
+    // Whatever is cut off here costs both keys.
+    let interruption = Interruption::listen()?;
     let issued = manager.rotate(&old.id, rotation).await?;
     let old_until = old.expires_at.map_or(old_until, |date| date.min(old_until));
     if let Err(failure) = hand_over(&issued, Some(old_until), &manager, output).await {
@@ -460,7 +491,11 @@ pub async fn rotate(
         manager.update(&old.id, restored).await?;
         return Err(failure.with(database.told().await));
     }
-    database.told().await
+    let told = database.told().await;
+    match interruption.check() {
+        Ok(()) => told,
+        Err(failure) => Err(and_done(failure, "after the key was rotated").with(told)),
+    }
 }
 
 /// Mark every key past its expiry as revoked, for readers that look at that alone

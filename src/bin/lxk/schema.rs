@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use lexikon_auth::TimeZone;
 use serde_json::json;
 
+use crate::arguments::zone;
 use crate::database::{Database, variable};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -34,9 +35,10 @@ pub enum Command {
   lxk schema time-zone America/New_York --replace Europe/Paris")]
 pub struct ZoneCommand {
     /// Its name in the IANA database
+    #[arg(value_parser = zone)]
     zone: Option<TimeZone>,
     /// The zone that the database keeps, and that is wrong; stop all instances first
-    #[arg(long, value_name = "ZONE", requires = "zone")]
+    #[arg(long, value_parser = zone, value_name = "ZONE", requires = "zone")]
     replace: Option<TimeZone>,
 }
 

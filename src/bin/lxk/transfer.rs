@@ -12,17 +12,18 @@ use std::io::{BufRead, Read};
 use std::time::SystemTime;
 
 use clap::Args;
-use lexikon_auth::table::{BatchObserver, KeyFilter, KeyTable};
+use lexikon_auth::store::Change;
+use lexikon_auth::table::KeyFilter;
 use lexikon_auth::{HashFormat, KeyHash, KeyRecord, Revocation};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::bulk::{self, Bulk};
 use crate::database::Database;
 use crate::escape::json_line;
 use crate::failure::Failure;
+use crate::interruption::{self, Interruption};
 use crate::output::{Output, Progress, counted, json_time, say, timestamp};
 
 /// Records between two checkpoints, and in one transaction.
@@ -103,28 +104,34 @@ pub async fn import(
         false => Some(Database::open_to_change(url).await?),
     };
     let mut import = Importing {
-        table: database.as_ref().map(|database| &database.table),
+        database: database.as_ref(),
         digest: Sha256::new(),
         count: 0,
         batch: Vec::with_capacity(BATCH),
         added: 0,
         unchanged: 0,
+        progress: Progress::new(0),
     };
     let mut input = std::io::stdin().lock();
-    let done = match &database {
-        Some(database) => {
-            let add = async |bulk: &mut Bulk| import.read(&mut input, Some(bulk)).await;
-            bulk::add(database, "run it again with the whole input", add).await
-        }
-        None => import.read(&mut input, None).await,
-    };
+    interruption::listen()?;
+    let done = import.read(&mut input).await;
     let Importing { count, added, unchanged, .. } = import;
     if let Err(failure) = done {
         let so_far = format!("{} added so far", counted(added, "record"));
-        return Err(match failure {
+        let again = "run it again with the whole input for the rest";
+        let failure = match failure {
             Failure::Refused(text) => Failure::Refused(format!("{text}; {so_far}")),
-            Failure::Unavailable(text) => Failure::Unavailable(format!("{text}; {so_far}")),
+            Failure::Unavailable(text) => {
+                Failure::Unavailable(format!("{text}; {so_far}, {again}"))
+            }
+            Failure::Interrupted(signal, text) => {
+                Failure::Interrupted(signal, format!("{text}; {so_far}, {again}"))
+            }
             failure => failure,
+        };
+        return Err(match &database {
+            Some(database) => failure.with(database.told().await),
+            None => failure,
         });
     }
     output.object(&json!({
@@ -145,21 +152,19 @@ pub async fn import(
 }
 
 struct Importing<'a> {
-    table: Option<&'a KeyTable>,
+    /// Without one, it is only checked.
+    database: Option<&'a Database>,
     digest: Sha256,
     count: usize,
     batch: Vec<KeyRecord>,
     added: u64,
     unchanged: u64,
+    progress: Progress,
 }
 
 impl Importing<'_> {
-    /// Reads to the end, and writes batch by batch where there is a change.
-    async fn read(
-        &mut self,
-        input: &mut impl BufRead,
-        mut bulk: Option<&mut Bulk>,
-    ) -> Result<(), Failure> {
+    /// Reads to the end, and writes batch by batch.
+    async fn read(&mut self, input: &mut impl BufRead) -> Result<(), Failure> {
         let mut line = String::new();
         let mut number = 0_u64;
         loop {
@@ -185,10 +190,10 @@ impl Importing<'_> {
                 );
             } else if let Some(proof) = object.get("checkpoint") {
                 self.check(proof).map_err(wrong)?;
-                self.write(bulk.as_deref_mut()).await?;
+                self.write().await?;
             } else if let Some(proof) = object.get("end") {
                 self.check(proof).map_err(wrong)?;
-                self.write(bulk).await?;
+                self.write().await?;
                 line.clear();
                 return match input.by_ref().take(1).read_line(&mut line) {
                     Ok(0) => Ok(()),
@@ -211,13 +216,17 @@ impl Importing<'_> {
         Ok(())
     }
 
-    async fn write(&mut self, bulk: Option<&mut Bulk>) -> Result<(), Failure> {
+    async fn write(&mut self) -> Result<(), Failure> {
         let batch = std::mem::take(&mut self.batch);
-        let Some((table, bulk)) = self.table.zip(bulk) else { return Ok(()) };
-        bulk.before_batch().await?;
-        let imported = table.import(&batch).await;
-        bulk.after_batch(self.count as u64).await?;
+        let Some(database) = self.database else { return Ok(()) };
+        let interruption = Interruption::listen()?;
+        let imported = database.table.import(&batch).await;
+        if let Some(redis) = database.redis() {
+            // Whatever Redis holds stays true: no row is changed that was there.
+            redis.invalidate(Change::Added).await;
+        }
         let imported = imported?;
+        self.progress.set(self.count as u64);
         if let Some(first) = imported.conflicts.first() {
             return Err(Failure::Refused(format!(
                 "{} differ from what is there under the same id or hash, {first} the first; nothing \
@@ -227,7 +236,7 @@ impl Importing<'_> {
         }
         self.added += imported.added;
         self.unchanged += imported.unchanged;
-        Ok(())
+        interruption.check()
     }
 }
 

@@ -16,6 +16,10 @@ use crate::store::Change;
 /// A marker in Redis keeps every instance from believing what is there until the change has
 /// [finished](Self::finish). Where whoever changes the rows is killed, it stays: that costs speed, and no
 /// key is accepted that was revoked. The next change that finishes takes it away.
+///
+/// One marker serves all changes. Each sets it anew before a batch, in its turn at the table, and it may
+/// be taken away only while no batch of another one is under way: with `KeyTable::in_turn`, or where
+/// nobody else changes many rows.
 #[must_use = "the marker stays until it is finished"]
 pub struct BulkChange {
     link: Arc<Link>,
@@ -56,7 +60,7 @@ impl BulkChange {
     }
 
     /// Has all instances forget everything, and takes the marker away, unless another change has set it
-    /// since.
+    /// since. No batch of any change may be under way: see `KeyTable::in_turn`.
     ///
     /// # Errors
     /// Those of [`mark`](Self::mark). The marker stays.

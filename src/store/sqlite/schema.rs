@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::time::sleep;
 
 use super::triggers::{REPORTS, Report};
-use super::{PATIENCE, unavailable};
+use super::{PATIENCE, make_private, unavailable};
 use crate::error::StoreError;
 use crate::store::sql::{
     CACHES, CHANGE, CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS,
@@ -56,6 +56,7 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
     if !is_empty(&mut connection).await? {
         return recognise(&mut connection).await;
     }
+    make_private(pool.connect_options().get_filename());
     // Readers and a writer side by side. Only here: the mode of a database that is in use is its
     // owner's choice. Not possible inside a transaction.
     let given_up = Instant::now() + PATIENCE;

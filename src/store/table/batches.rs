@@ -67,7 +67,8 @@ impl BatchObserver for () {
 }
 
 /// Keeps instances from believing what is in Redis, from before the first batch on, and has them forget it
-/// after each. [Finish](crate::store::BulkChange::finish) it afterwards, also where the change failed.
+/// after each. [Finish](crate::store::BulkChange::finish) it afterwards, [in a turn](KeyTable::in_turn), also
+/// where the change failed.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")] {
@@ -77,7 +78,7 @@ impl BatchObserver for () {
 /// let mut change = redis.begin_bulk_change().await?;
 /// let now = std::time::SystemTime::now();
 /// let revoked = table.revoke_all(&KeyFilter::legacy(None), now, "SHA-256", &mut change).await;
-/// change.finish().await?;
+/// table.in_turn(change.finish()).await?;
 /// println!("{} revoked", revoked?);
 /// # Ok(()) }
 /// # }
@@ -120,6 +121,28 @@ impl<'a> Rows<'a> {
 }
 
 impl KeyTable {
+    /// Runs `work` while no batch of any change to many rows is under way, from its first row to its commit:
+    /// for [`BulkChange::finish`](crate::store::BulkChange::finish), which would take away what keeps
+    /// instances from believing Redis until a batch of somebody else's has been told. It waits for the
+    /// batch that is under way, at most a minute, and in SQLite for as long as a connection waits for a
+    /// lock.
+    ///
+    /// `work` must not change the database.
+    ///
+    /// # Errors
+    /// That of `work`; [`StoreError`] when the database does not give a turn, and `work` has not begun.
+    #[cfg(feature = "redis")]
+    pub async fn in_turn<T, E: From<StoreError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let turn = Session::turn(&self.database).await?;
+        let done = work.await;
+        // Nothing was written. Where it cannot be ended, its connection is, and the turn with it.
+        let _ = turn.rollback().await;
+        done
+    }
+
     /// Runs the steps on every row, batch by batch, and returns how many rows the first of them changed
     /// altogether.
     pub(super) async fn in_batches<O: BatchObserver>(

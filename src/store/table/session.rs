@@ -108,6 +108,21 @@ impl Session {
         }
     }
 
+    /// Waits for the turn of this transaction: it holds up nobody but those who wait for theirs.
+    #[cfg(feature = "redis")]
+    pub(super) async fn turn(database: &Database) -> Result<Self, StoreError> {
+        let mut session = match database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(_) => Self::write(database).await?,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => {
+                Self::on_postgres(store, "SET LOCAL lock_timeout = '1min'").await?
+            }
+        };
+        session.take_turns().await?;
+        Ok(session)
+    }
+
     #[cfg(feature = "postgres")]
     async fn on_postgres(
         store: &crate::PostgresStore,
