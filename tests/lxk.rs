@@ -768,6 +768,12 @@ fn preflight_finds_what_is_wrong() {
     assert!(lines.iter().any(|line| line["check"] == "index" && line["result"] == "failed"));
 
     let desk = Desk::new();
+    desk.run_sql("DROP TRIGGER lexikon_auth_key_deleted");
+    desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("caches hear of nothing");
+    desk.lxk(&["schema", "apply"]).ends_with(0);
+    desk.lxk(&["preflight"]).ends_with(0);
+
+    let desk = Desk::new();
     desk.issue("user-1", "deploy");
     desk.run_sql("UPDATE api_keys SET created_at = '2999-01-01 00:00:00'");
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("clock is behind");

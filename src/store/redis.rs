@@ -126,6 +126,11 @@ impl<S: KeyLookup> RedisStore<S> {
         self.tier.link.is_trusted()
     }
 
+    /// Why Redis is bypassed, as far as that is a fault of the server or of the way to it.
+    pub fn fault(&self) -> Option<String> {
+        self.tier.link.fault()
+    }
+
     /// Has all instances forget what a change concerns. For changes made behind the back of this value
     /// that no follower reports.
     pub async fn invalidate(&self, change: Change) {

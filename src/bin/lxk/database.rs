@@ -27,8 +27,8 @@ const NO_URL: &str = "no database is named; set DATABASE_URL or give --database-
      sqlite:///var/lib/lexikon/keys.db or postgres://lexikon@localhost/lexikon";
 const NO_TABLES: &str = "the database holds no table api_keys; check the URL, or make the tables \
      with: lxk schema apply --create";
-const REDIS_IS_DOWN: &str = "the database has changed, but Redis cannot be told: instances may go on by \
-     what it holds, for the whole life of an entry. Once it is back, run: lxk cache clear --all";
+const REDIS_IS_DOWN: &str = "the database has changed, but Redis cannot be told{fault}: instances may go on by \
+     what it holds, for the whole life of an entry. Once it can be, run: lxk cache clear --all";
 
 /// The database.
 pub struct Database {
@@ -99,7 +99,8 @@ impl Database {
                 }
             };
             if timeout(REDIS_PATIENCE, used).await.is_err() {
-                return Err(Failure::Unavailable(REDIS_IS_DOWN.to_owned()));
+                let fault = redis.fault().map_or(String::new(), |fault| format!(" ({fault})"));
+                return Err(Failure::Unavailable(REDIS_IS_DOWN.replace("{fault}", &fault)));
             }
         }
         let own = match variable("REDIS_URL") {

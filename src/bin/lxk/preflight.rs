@@ -90,6 +90,11 @@ async fn check_database(
     let table = &database.table;
     let finding = match table.missing_schema().await {
         Ok(missing) if missing.is_empty() => Good("extension applied".to_owned()),
+        Ok(missing) if missing.iter().all(|statement| statement.contains("TRIGGER")) => Bad(
+            "triggers that report changes are missing or of another version: caches hear of nothing \
+             that others change, and keep answers for 5 seconds; lxk schema apply"
+                .to_owned(),
+        ),
         Ok(_) => {
             Doubtful("extension not applied: formats stay unknown; lxk schema apply".to_owned())
         }

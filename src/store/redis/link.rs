@@ -148,6 +148,11 @@ impl Link {
         }
     }
 
+    /// The fault that was logged last, for as long as it lasts.
+    pub(super) fn fault(&self) -> Option<String> {
+        lock(&self.logged).clone()
+    }
+
     /// Logs a fault, once for as long as it lasts.
     fn log(&self, error: &RedisError) {
         let text = error.to_string();
