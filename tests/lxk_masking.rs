@@ -10,18 +10,18 @@ use common::{SECRETS, assert_reveals_nothing};
 use operator::{Answer, Desk, NOBODY};
 
 /// What else has to be there for a command to begin: options, and what stands alone.
-const NEEDED: [(&str, &[(&str, &str)], &[&str]); 11] = [
-    ("secret rotate remove", &[], &["0123456789abcdef"]),
-    ("issue", &[("--owner", "user-1"), ("--name", "x")], &[]),
-    ("show", &[], &[NOBODY]),
-    ("revoke", &[], &[NOBODY]),
-    ("rotate", &[], &[NOBODY]),
-    ("schema time-zone", &[], &["UTC"]),
-    ("migrate policy", &[], &["accept"]),
-    ("migrate deprecate", &[("--revoke-in", "7d")], &[]),
-    ("migrate rollback-check", &[("--to", "v0.9")], &[]),
-    ("cache clear", &[("--owner", "user-1")], &[]),
-    ("completions", &[], &["bash"]),
+const NEEDED: [(&str, &str, &str); 11] = [
+    ("secret rotate remove", "", "0123456789abcdef"),
+    ("issue", "--owner=user-1 --name=x", ""),
+    ("show", "", NOBODY),
+    ("revoke", "", NOBODY),
+    ("rotate", "", NOBODY),
+    ("schema time-zone", "", "UTC"),
+    ("migrate policy", "", "accept"),
+    ("migrate deprecate", "--revoke-in=7d", ""),
+    ("migrate rollback-check", "--to=v0.9", ""),
+    ("cache clear", "--owner=user-1", ""),
+    ("completions", "", "bash"),
 ];
 
 /// Adds every place of a command and of those below it where something may be typed: the path of the
@@ -68,15 +68,18 @@ fn what_is_typed_in_a_wrong_place_is_not_shown_again() {
         // What was issued with it is listed with it.
         desk.run_sql("DELETE FROM api_keys");
         let needed = NEEDED.iter().find(|(command, ..)| *command == path.trim());
-        let (options, alone) = needed.map_or((&[][..], &[][..]), |needed| (needed.1, needed.2));
+        let (_, options, alone) = needed.copied().unwrap_or_default();
         for canary in [SECRETS[1], &key] {
             let mut words: Vec<_> = path.split_whitespace().collect();
-            for (name, value) in options.iter().filter(|(name, _)| Some(*name) != option.as_deref())
-            {
-                words.extend([name, value]);
-            }
+            let others = options
+                .split_whitespace()
+                .filter(|other| option.as_deref().is_none_or(|option| !other.starts_with(option)));
+            words.extend(others);
             match option {
-                Some(name) => words.extend([&[name.as_str(), canary], alone].concat()),
+                Some(option) => {
+                    words.extend([option, canary]);
+                    words.extend(alone.split_whitespace());
+                }
                 None => words.push(canary),
             }
             for desk in [&desk, &service] {

@@ -223,7 +223,7 @@ fn preflight_says_that_the_zone_is_wrong_and_blames_no_clock() {
         "{said}"
     );
     let desk = desk.with_zone(BOGOTA);
-    assert!(desk.lxk(0, &["preflight"]).contains("ok        zone       America/Bogota"));
+    assert!(desk.lxk(0, &["preflight"]).contains("note      zone       America/Bogota"));
 
     // Minutes are no zone.
     let desk = Desk::new();
@@ -231,5 +231,24 @@ fn preflight_says_that_the_zone_is_wrong_and_blames_no_clock() {
     desk.run(&format!("UPDATE api_keys SET last_used_at = {}", moved(7)));
     let said = desk.lxk(1, &["preflight"]);
     assert!(said.contains("failed    clock") && said.contains("NTP"), "{said}");
-    assert!(said.contains("ok        zone"), "{said}");
+    assert!(said.contains("note      zone"), "{said}");
+}
+
+#[test]
+fn preflight_notes_that_the_database_keeps_no_zone() {
+    let desk = Desk::new();
+    let noted = |remedy: &str| {
+        let printed = desk.lxk(0, &["preflight"]);
+        let line = printed.lines().find(|line| line.contains(" zone ")).unwrap();
+        assert!(line.starts_with("note      zone       UTC; the database keeps none"), "{line}");
+        assert!(line.ends_with(remedy), "{line}");
+    };
+    noted("lxk schema apply");
+    desk.lxk(0, &["schema", "apply"]);
+    noted("lxk schema time-zone UTC");
+    desk.lxk(0, &["schema", "time-zone", "UTC"]);
+    let kept = desk.lxk(0, &["preflight"]);
+    assert!(kept.contains("ok        zone       UTC, kept by the database"), "{kept}");
+    desk.run("DROP TABLE lexikon_auth_settings");
+    noted("lxk schema apply");
 }

@@ -284,6 +284,51 @@ impl BatchObserver for Observer {
     }
 }
 
+/// Holds a batch up, in its turn.
+#[cfg(feature = "redis")]
+#[derive(Default)]
+struct Gate {
+    reached: Arc<Notify>,
+    opened: Arc<Notify>,
+}
+
+#[cfg(feature = "redis")]
+impl BatchObserver for Gate {
+    type Error = StoreError;
+
+    async fn before_batch(&mut self) -> Result<(), StoreError> {
+        self.reached.notify_one();
+        self.opened.notified().await;
+        Ok(())
+    }
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread")]
+async fn work_in_a_turn_waits_for_the_batch_that_is_under_way() {
+    for (table, store, _folder) in tables().await {
+        add(&store, &[legacy(1)]).await;
+        let mut gate = Gate::default();
+        let (reached, opened) = (gate.reached.clone(), gate.opened.clone());
+        let filter = KeyFilter::legacy(None);
+        let change = table.revoke_all(&filter, noon(), "why", &mut gate);
+        let look = async {
+            let record = store.find_by_id(&numbered(1).id).await?.unwrap();
+            Ok::<_, StoreError>(record.is_revoked())
+        };
+        let waiting = async {
+            reached.notified().await;
+            let open = async {
+                sleep(Duration::from_millis(300)).await;
+                opened.notify_one();
+            };
+            tokio::join!(table.in_turn(look), open).0
+        };
+        let (revoked, was_committed) = tokio::join!(change, waiting);
+        assert_eq!((revoked.unwrap(), was_committed.unwrap()), (1, true));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_revoked_and_expired_in_batches() {
     for (table, store, _folder) in tables().await {

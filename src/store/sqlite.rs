@@ -97,9 +97,9 @@ impl SqliteStore {
     ///
     /// A file that it creates is readable and writable by its owner alone (mode 0600 on Unix), and so are
     /// those that SQLite keeps beside it, which take over its mode; so is an empty one that everybody may
-    /// read, before it gets its tables. Any other that is there keeps its mode: to
-    /// share a database between two users, give it to a group of theirs, with mode 0660, in a folder
-    /// where that group may create files (mode 2770).
+    /// open, before it gets its tables. Any other that is there keeps its mode: to share a database between
+    /// two users, give it to a group of theirs, with mode 0660, in a folder where that group may create
+    /// files (mode 2770).
     ///
     /// # Errors
     /// Those of [`open`](Self::open); [`StoreError::CannotOpen`] when the file cannot be created.

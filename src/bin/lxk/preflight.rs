@@ -234,10 +234,15 @@ async fn check_zone(
                 )),
             }
         }
-        _ => Good(match kept {
-            Some(_) => format!("{zone}, kept by the database"),
-            None => format!("{zone}; the database keeps none"),
-        }),
+        _ => match (kept, table.can_keep_time_zone()) {
+            (Some(_), _) => Good(format!("{zone}, kept by the database")),
+            (None, true) => Doubtful(format!(
+                "{zone}; the database keeps none, so instances may differ: lxk schema time-zone {zone}"
+            )),
+            (None, false) => Doubtful(format!(
+                "{zone}; the database keeps none, and has no table for it: lxk schema apply"
+            )),
+        },
     }
 }
 
