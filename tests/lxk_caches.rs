@@ -240,7 +240,9 @@ async fn an_import_that_waits_for_input_leaves_redis_in_use_and_ends_with_a_word
     let mut import = desk.command(&["import"]);
     import.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = import.spawn().unwrap();
-    child.stdin.as_mut().unwrap().write_all(batch.concat().as_bytes()).unwrap();
+    // Kept open until the end.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(batch.concat().as_bytes()).unwrap();
     let start = Instant::now();
     while desk.lxk(&["list"]).ends_with(0).out.lines().count() < 1000 {
         assert!(start.elapsed() < BUSY && child.try_wait().unwrap().is_none());
