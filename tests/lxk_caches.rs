@@ -300,7 +300,13 @@ async fn what_could_not_be_told_is_said() {
 
     let untold = "instances also keep copies in Redis";
     desk.lxk(&["revoke", &first]).fails(3, untold).prints("revoked");
-    desk.lxk(&["expire"]).fails(3, &own.address).prints("0 keys marked");
+    desk.lxk(&["expire"]).ends_with(0).prints("0 keys marked");
+    run(
+        &pool,
+        &format!("UPDATE api_keys SET expires_at = '2020-01-01 00:00:00' WHERE id = '{fifth}'"),
+    )
+    .await;
+    desk.lxk(&["expire"]).fails(3, &own.address).prints("1 key marked");
     desk.lxk(&["migrate", "revoke"]).fails(3, "service:");
     desk.lxk(&["rotate", &second]).fails(3, untold).prints("lxk_");
     desk.lxk(&["preflight"]).fails(1, "1 check failed").prints("REDIS_URL is not set, but");
