@@ -192,7 +192,8 @@ fn the_zone_is_kept_used_and_replaced_by_name() {
     assert!(replaced.contains("Start every instance again"));
     assert_eq!(zone(&desk), BOGOTA);
     let unknown = desk.with_zone("Mars/Olympus").lxk(2, &["list"]);
-    assert!(unknown.contains("LEXIKON_TIME_ZONE: there is no time zone \"Mars/Olympus\""));
+    assert!(unknown.contains("LEXIKON_TIME_ZONE is no time zone"));
+    assert!(!unknown.contains("Mars"), "it may hold a secret by mistake");
 }
 
 #[test]

@@ -103,8 +103,11 @@ impl From<SecretError> for Failure {
 }
 
 impl From<TimeZoneError> for Failure {
-    fn from(error: TimeZoneError) -> Self {
-        Self::Usage(format!("LEXIKON_TIME_ZONE: {error}"))
+    fn from(_: TimeZoneError) -> Self {
+        // Not what the variable holds: it may be another's by mistake.
+        let problem = "LEXIKON_TIME_ZONE is no time zone; set it to a name in the IANA database, such as \
+             Europe/Paris, or to UTC";
+        Self::Usage(problem.to_owned())
     }
 }
 
