@@ -169,8 +169,8 @@ pub enum StoreError {
     WrongRow(KeyId),
     /// A write was not answered in time, and may still be made.
     #[error(
-        "the store did not answer in time, and the change may still be made; look whether it was \
-         before you try again"
+        "the store did not answer in time, and the change may still be made; look whether it was, and \
+         revoke again what was to be revoked: caches hear of it then"
     )]
     Unsettled(Unsettled),
     /// The store cannot answer now.

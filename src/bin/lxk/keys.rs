@@ -519,9 +519,15 @@ pub async fn expire(
         output.line(format!("{} would be marked", counted(total, "key")));
         return Ok(());
     }
+    // Nothing has to be told: no key loses its life by being marked.
+    if total == 0 {
+        output.object(&json!({"expired": 0}));
+        output.line("0 keys marked");
+        return Ok(());
+    }
     let change = async |bulk: &mut Bulk| database.table.expire(now, bulk).await;
     let expired = bulk::change(&database, total, RUN_AGAIN, change).await?;
     output.object(&json!({"expired": expired}));
     output.line(format!("{} marked", counted(expired, "key")));
-    if expired == 0 { Ok(()) } else { database.told().await }
+    database.told().await
 }

@@ -53,10 +53,16 @@ impl BulkChange {
     /// Those of [`mark`](Self::mark).
     pub async fn forget(&self) -> Result<(), StoreError> {
         let Link { scripts, options, .. } = &*self.link;
-        let mut connection = self.connected()?.connection;
+        let Connected { mut connection, run } = self.connected()?;
         let forgotten: RedisResult<()> =
             scripts.remember(&mut connection, options, &Change::All, true).await;
-        forgotten.map_err(|error| self.failed(error))
+        forgotten.map_err(|error| self.failed(error))?;
+        match self.link.note_told(run, &Change::All) {
+            true => Ok(()),
+            false => {
+                Err(StoreError::Unavailable("Redis has been replaced by another server".into()))
+            }
+        }
     }
 
     /// Has all instances forget everything, and takes the marker away, unless another change has set it

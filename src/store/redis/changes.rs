@@ -56,7 +56,11 @@ pub(super) struct Told {
 }
 
 impl Told {
-    pub(super) fn add(&mut self, change: Change) {
+    /// Notes a change that a server was told of; `false` where it is not the present one.
+    pub(super) fn add(&mut self, run: Run, change: Change) -> bool {
+        if self.run != Some(run) {
+            return false;
+        }
         if self.latest.len() == MAX_MISSED {
             self.latest.clear();
             self.latest.push_back((Instant::now(), Change::All));
@@ -65,6 +69,7 @@ impl Told {
         while self.latest.front().is_some_and(|(time, _)| time.elapsed() > TOLD_AGAIN) {
             self.latest.pop_front();
         }
+        true
     }
 
     /// What another server has to be told of again.

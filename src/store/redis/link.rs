@@ -196,15 +196,19 @@ impl Link {
     /// Redis is bypassed until it has been told.
     pub(super) async fn remember(self: &Arc<Self>, change: &Change, tell_others: bool) {
         let unfinished = Unfinished { link: self.clone(), changes: vec![change.clone()] };
-        let Some(Connected { mut connection, .. }) = self.any() else { return };
+        let Some(Connected { mut connection, run }) = self.any() else { return };
         let remember = self.scripts.remember(&mut connection, &self.options, change, tell_others);
         match remember.await {
-            Ok(()) => {
-                lock(&self.told).add(change.clone());
-                unfinished.disarm();
-            }
+            Ok(()) if self.note_told(run, change) => unfinished.disarm(),
+            // Told to a server that has a successor by now.
+            Ok(()) => {}
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// Notes that a server was told of a change; `false` where another one is used by now.
+    pub(super) fn note_told(&self, run: Run, change: &Change) -> bool {
+        lock(&self.told).add(run, change.clone())
     }
 
     /// The present generation and time of the server; another generation where it had none, or its clock
@@ -269,7 +273,7 @@ impl Link {
             let mut missed = Unfinished { link: self.clone(), changes };
             while let Some(change) = missed.changes.last() {
                 self.scripts.remember(&mut connection, &self.options, change, true).await?;
-                lock(&self.told).add(change.clone());
+                self.note_told(run, change);
                 missed.changes.pop();
             }
         }

@@ -37,7 +37,9 @@ pub(super) struct OpenedFile {
 
 impl OpenedFile {
     pub(super) fn at(path: &Path) -> Self {
-        Self { path: path.into(), id: Id::of(path).ok(), is_gone: Arc::default() }
+        // The folder of the process may change.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self { id: Id::of(&path).ok(), path: path.into(), is_gone: Arc::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -48,12 +50,11 @@ impl OpenedFile {
     /// what it has open is what nobody changes any more.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         let id = self.id.ok_or_else(|| StoreError::CannotOpen(NO_FILE.into()))?;
-        let is_gone = match Id::of(&self.path) {
-            Ok(now) => now != id,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if is_gone {
-            self.is_gone.store(true, Ordering::Release);
+        match Id::of(&self.path) {
+            Ok(now) if now == id => {}
+            Ok(_) => self.is_gone.store(true, Ordering::Release),
+            // It may be back in a moment, where somebody only renamed it for a while.
+            Err(_) => return Err(StoreError::CannotOpen(OTHER_FILE.into())),
         }
         self.require()
     }
