@@ -5,9 +5,11 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lexikon_auth::store::SqliteStore;
+use lexikon_auth::tasks::DEFAULT_FLUSH_INTERVAL;
 use lexikon_auth::{
-    DEFAULT_FLUSH_INTERVAL, KeyManager, LegacyPolicy, NewKey, Policy, Refusal, Rotation,
-    SecretRing, ServerSecret, SqliteStore, VerifiedKey, Verifier, VerifyError,
+    KeyManager, LegacyPolicy, NewKey, Policy, Refusal, Rotation, SecretRing, ServerSecret,
+    VerifiedKey, Verifier, VerifyError,
 };
 use serde_json::Value;
 

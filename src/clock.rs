@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use crate::util::lock::lock;
+
 /// A source of the current time.
 pub trait Clock: Send + Sync + 'static {
     /// The current time.
@@ -23,7 +25,7 @@ impl Clock for SystemClock {
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
-/// use lexikon_auth::{Clock, ManualClock};
+/// use lexikon_auth::clock::{Clock, ManualClock};
 /// let clock = ManualClock::new(SystemTime::UNIX_EPOCH);
 /// clock.advance(Duration::from_secs(60));
 /// assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(60));
@@ -42,16 +44,12 @@ impl ManualClock {
     /// # Panics
     /// Beyond the last time that the platform can tell.
     pub fn advance(&self, by: Duration) {
-        *self.lock() += by;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, SystemTime> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *lock(&self.0) += by;
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
-        *self.lock()
+        *lock(&self.0)
     }
 }

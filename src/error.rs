@@ -2,11 +2,12 @@
 
 use std::error::Error as StdError;
 
-use crate::key::{EntropyError, MalformedKey};
-use crate::record::{KeyId, OwnerId};
+use crate::crypto::key::MalformedKey;
+use crate::crypto::secret::SecretFingerprint;
+use crate::id::{KeyId, OwnerId};
 use crate::scopes::InvalidScopes;
-use crate::secret::SecretFingerprint;
-use crate::store::Unsettled;
+use crate::unsettled::Unsettled;
+use crate::util::random::EntropyError;
 
 /// Why a verification did not succeed.
 ///

@@ -8,7 +8,8 @@
 //! use std::sync::Arc;
 //! use axum::{Router, routing::{get, post}};
 //! use lexikon_auth::http::{ApiKeyLayer, Scoped, Write};
-//! use lexikon_auth::{MemoryStore, SecretRing, ServerSecret, VerifiedKey, Verifier};
+//! use lexikon_auth::{SecretRing, ServerSecret, VerifiedKey, Verifier};
+//! use lexikon_auth::store::MemoryStore;
 //!
 //! async fn read(key: VerifiedKey) -> String {
 //!     format!("hello {}", key.owner())

@@ -3,7 +3,8 @@
 //!
 //! ```
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! use lexikon_auth::{KeyManager, MemoryStore, NewKey, SecretRing, ServerSecret, Verifier};
+//! use lexikon_auth::{KeyManager, NewKey, SecretRing, ServerSecret, Verifier};
+//! use lexikon_auth::store::MemoryStore;
 //!
 //! let secret = ServerSecret::new(&ServerSecret::generate()?)?; // or SecretRing::from_env()
 //! let ring = SecretRing::new(secret);
@@ -63,67 +64,39 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod clock;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod admin;
+pub mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod crypto;
 mod error;
-#[cfg(feature = "tokio")]
-mod flusher;
-#[cfg(feature = "tokio")]
-mod follower;
-mod hash;
-mod hmac;
 #[cfg(feature = "tower")]
 pub mod http;
-mod key;
+mod id;
 mod manage;
+mod pending_use;
 mod policy;
-#[cfg(feature = "tokio")]
-mod policy_follower;
 mod record;
-#[cfg(any(feature = "cache", feature = "redis", feature = "throttle"))]
-mod run_to_end;
 mod scopes;
-mod secret;
 pub mod store;
-mod telemetry;
-mod usage;
+pub mod tasks;
+pub mod telemetry;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod time_zone;
+mod unsettled;
+mod util;
 mod verify;
+mod write_behind;
 
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use crypto::key::ApiKey;
+pub use crypto::secret::{SecretError, SecretRing, ServerSecret};
 pub use error::{ManageError, Refusal, StoreError, VerifyError};
-#[cfg(feature = "tokio")]
-pub use flusher::{DEFAULT_FLUSH_INTERVAL, Flusher};
-#[cfg(feature = "tokio")]
-pub use follower::Follower;
-pub use hash::{Candidates, HashFormat, KeyHash};
-pub use key::{ApiKey, EntropyError, KEY_PREFIX, MalformedKey, PresentedKey};
+pub use id::{KeyId, OwnerId};
 pub use manage::{IssuedKey, KeyManager, NewKey, Rotation};
 pub use policy::{LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
-#[cfg(feature = "tokio")]
-pub use policy_follower::{PolicyFollower, PolicySource};
-pub use record::{KeyId, KeyRecord, OwnerId, Revocation};
+pub use record::{KeyRecord, KeyUpdate};
 pub use scopes::{InvalidScopes, Scopes};
-pub use secrecy::SecretString;
-pub use secret::{SecretError, SecretFingerprint, SecretRing, ServerSecret};
-#[cfg(feature = "postgres")]
-pub use store::PostgresStore;
-#[cfg(feature = "sqlite")]
-pub use store::SqliteStore;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use store::table;
-#[cfg(feature = "cache")]
-pub use store::{CacheCounts, CacheOptions, CachedStore};
-pub use store::{
-    Change, DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, MemoryStore,
-    Page, Usage,
-};
-#[cfg(feature = "redis")]
-pub use store::{RedisCounts, RedisOptions, RedisStore};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use store::{TimeZone, TimeZoneError};
-#[cfg(feature = "metrics")]
-pub use telemetry::LATENCY_BUCKETS;
-pub use telemetry::SECURITY_TARGET;
-pub use usage::Flushed;
 pub use verify::{VerifiedKey, Verifier};
 
 /// What stands between parsing and decision, for the harness in tests/valgrind alone: no part of
@@ -133,7 +106,8 @@ pub use verify::{VerifiedKey, Verifier};
 pub mod constant_time {
     use subtle::Choice;
 
-    use crate::{Candidates, KeyHash, PresentedKey, SecretRing, ServerSecret};
+    use crate::crypto::{Candidates, KeyHash, PresentedKey};
+    use crate::{SecretRing, ServerSecret};
 
     pub fn tag_is_valid(key: &PresentedKey<'_>, ring: &SecretRing) -> Choice {
         key.tag_is_valid(ring)

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::clock::{Clock, SystemClock};
+use crate::crypto::hash::{HashFormat, KeyHash};
+use crate::crypto::key::ApiKey;
+use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::{ManageError, StoreError};
-use crate::hash::{HashFormat, KeyHash};
-use crate::key::ApiKey;
-use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::id::{KeyId, OwnerId};
+use crate::record::KeyRecord;
+use crate::record::KeyUpdate;
 use crate::scopes::Scopes;
-use crate::secret::{SecretRing, ServerSecret};
-use crate::store::{FormatCounts, HashChange, KeyStore, KeyUpdate, Page};
+use crate::store::{FormatCounts, HashChange, KeyStore, Page};
 
 /// Longest owner id, name, scope list or reason, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -20,7 +22,8 @@ const MAX_TEXT: usize = 1024;
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// use lexikon_auth::{KeyManager, MemoryStore, NewKey, SecretRing, ServerSecret, Verifier};
+/// use lexikon_auth::{KeyManager, NewKey, SecretRing, ServerSecret, Verifier};
+/// use lexikon_auth::store::MemoryStore;
 /// let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
 /// let store = MemoryStore::new();
 /// let manager = KeyManager::new(store.clone(), &ring);
@@ -83,7 +86,8 @@ impl<S: KeyStore> KeyManager<S> {
     /// # Examples
     /// ```
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use lexikon_auth::{KeyManager, MemoryStore, NewKey, OwnerId, Page, SecretRing, ServerSecret};
+    /// # use lexikon_auth::{KeyManager, NewKey, OwnerId, SecretRing, ServerSecret};
+    /// # use lexikon_auth::store::{MemoryStore, Page};
     /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
     /// # let manager = KeyManager::new(MemoryStore::new(), &ring);
     /// # for name in ["one", "two", "three"] {
@@ -196,7 +200,8 @@ impl<S: KeyStore> KeyManager<S> {
     /// # Examples
     /// ```
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use lexikon_auth::{KeyManager, ManageError, MemoryStore, NewKey, SecretRing, ServerSecret};
+    /// # use lexikon_auth::{KeyManager, ManageError, NewKey, SecretRing, ServerSecret};
+    /// # use lexikon_auth::store::MemoryStore;
     /// # use lexikon_auth::StoreError;
     /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
     /// # let manager = KeyManager::new(MemoryStore::new(), &ring);
@@ -209,7 +214,7 @@ impl<S: KeyStore> KeyManager<S> {
     ///     }
     ///     issued => issued?,
     /// };
-    /// # assert_eq!(manager.list(&"user-1".into(), &lexikon_auth::Page::first(9)).await?.len(), 1);
+    /// # assert_eq!(manager.list(&"user-1".into(), &lexikon_auth::store::Page::first(9)).await?.len(), 1);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run()).unwrap();
     /// ```

@@ -1,153 +1,15 @@
 //! What a store knows of a key.
 
 use std::borrow::Borrow;
-use std::cmp::Ordering;
-use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use uuid::Uuid;
-
+use crate::crypto::hash::{HashFormat, KeyHash};
 use crate::error::StoreError;
-use crate::hash::{HashFormat, KeyHash};
-use crate::key::{EntropyError, fill_random};
+use crate::id::{KeyId, OwnerId};
+use crate::pending_use::PendingUse;
 use crate::scopes::Scopes;
-use crate::usage::PendingUse;
-
-/// The public name of a key, safe to log.
-///
-/// New ids are version 4 UUIDs, as the lexikon service makes them; any other text that stands in a
-/// table is kept as it is.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct KeyId(Repr);
-
-/// A UUID in its usual form takes no allocation; a million keys make that count.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Repr {
-    Uuid(Uuid),
-    Text(Arc<str>),
-}
-
-impl KeyId {
-    /// A new random id: a version 4 UUID.
-    ///
-    /// # Errors
-    /// [`EntropyError`] when the operating system's random generator fails.
-    pub fn random() -> Result<Self, EntropyError> {
-        let mut bytes = [0; 16];
-        fill_random(&mut bytes)?;
-        Ok(Self(Repr::Uuid(uuid::Builder::from_random_bytes(bytes).into_uuid())))
-    }
-
-    /// Bytes that are allocated for the id.
-    #[cfg(feature = "cache")]
-    pub(crate) fn allocated(&self) -> usize {
-        match &self.0 {
-            Repr::Uuid(_) => 0,
-            Repr::Text(text) => text.len(),
-        }
-    }
-}
-
-/// The order of the texts, as a database sorts them.
-impl Ord for KeyId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (&self.0, &other.0) {
-            // The text of a UUID sorts as its bytes do.
-            (Repr::Uuid(one), Repr::Uuid(another)) => one.cmp(another),
-            (Repr::Text(one), Repr::Text(another)) => one.cmp(another),
-            _ => self.to_string().cmp(&other.to_string()),
-        }
-    }
-}
-
-impl PartialOrd for KeyId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl From<&str> for KeyId {
-    fn from(text: &str) -> Self {
-        let mut buffer = Uuid::encode_buffer();
-        match Uuid::try_parse(text) {
-            // Only the form that prints back to the same text: the id has to find its row again.
-            Ok(uuid) if uuid.hyphenated().encode_lower(&mut buffer) == text => {
-                Self(Repr::Uuid(uuid))
-            }
-            _ => Self(Repr::Text(text.into())),
-        }
-    }
-}
-
-impl From<String> for KeyId {
-    fn from(text: String) -> Self {
-        text.as_str().into()
-    }
-}
-
-impl From<&String> for KeyId {
-    fn from(text: &String) -> Self {
-        text.as_str().into()
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Repr::Uuid(uuid) => uuid.hyphenated().fmt(f),
-            Repr::Text(text) => f.pad(text),
-        }
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyId({self})")
-    }
-}
-
-/// Who a key belongs to: the `id` of a user, whatever text that is.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OwnerId(Arc<str>);
-
-impl OwnerId {
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for OwnerId {
-    fn from(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl From<String> for OwnerId {
-    fn from(text: String) -> Self {
-        text.as_str().into()
-    }
-}
-
-impl From<&String> for OwnerId {
-    fn from(text: &String) -> Self {
-        text.as_str().into()
-    }
-}
-
-impl fmt::Display for OwnerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for OwnerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OwnerId({self})")
-    }
-}
 
 /// Everything that a store knows of a key, its owner's state included.
 ///
@@ -193,9 +55,9 @@ impl KeyRecord {
     /// # Examples
     /// ```
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// use lexikon_auth::{
-    ///     HashFormat, KeyHash, KeyId, KeyRecord, KeyStore, MemoryStore, SecretRing, ServerSecret, Verifier,
-    /// };
+    /// use lexikon_auth::{KeyId, KeyRecord, SecretRing, ServerSecret, Verifier};
+    /// use lexikon_auth::crypto::{HashFormat, KeyHash};
+    /// use lexikon_auth::store::{KeyStore, MemoryStore};
     /// let store = MemoryStore::new();
     /// let hash = "a4f0010a3f12bd5f08214fb0d325a6479580e53296c28463cf613b0bdf498035";
     /// let hash = KeyHash::from_hex(hash).ok_or("not 64 lower-case hex digits")?;
@@ -259,6 +121,46 @@ pub struct Revocation {
     pub at: Option<SystemTime>,
     /// Why, where the schema can hold it and a reason was given.
     pub reason: Option<Box<str>>,
+}
+
+/// Changes to a key. What is `None` stays as it is.
+///
+/// ```
+/// use lexikon_auth::KeyUpdate;
+/// let update = KeyUpdate::default().name("deploy, second site").never_expires();
+/// assert_eq!((update.scopes, update.expires_at), (None, Some(None)));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyUpdate {
+    /// The new name.
+    pub name: Option<Box<str>>,
+    /// The new scopes. [`KeyManager::update`](crate::KeyManager::update) drops spaces around their names.
+    pub scopes: Option<Scopes>,
+    /// The new expiry; `Some(None)` takes the expiry away.
+    pub expires_at: Option<Option<SystemTime>>,
+}
+
+impl KeyUpdate {
+    /// Sets the name.
+    pub fn name(self, name: &str) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
+    /// Sets the scopes, in place of all that the key has.
+    pub fn scopes(self, scopes: impl Into<Scopes>) -> Self {
+        Self { scopes: Some(scopes.into()), ..self }
+    }
+
+    /// Sets when the key stops being accepted.
+    pub fn expires_at(self, date: SystemTime) -> Self {
+        Self { expires_at: Some(Some(date)), ..self }
+    }
+
+    /// Takes the expiry away.
+    pub fn never_expires(self) -> Self {
+        Self { expires_at: Some(None), ..self }
+    }
 }
 
 /// A record that is found by its id, in a set that holds no second copy of the id.

@@ -17,40 +17,35 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::crypto::hash::{Candidates, HashFormat, KeyHash};
 use crate::error::StoreError;
-use crate::hash::{Candidates, HashFormat, KeyHash};
-use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::scopes::Scopes;
+use crate::id::{KeyId, OwnerId};
+use crate::record::{KeyRecord, KeyUpdate};
 
 #[cfg(feature = "cache")]
 mod cached;
 pub(crate) mod change;
-#[cfg(feature = "conformance")]
-pub mod conformance;
-mod erased;
+mod dyn_store;
 mod memory;
+mod policy_source;
 #[cfg(feature = "postgres")]
-mod postgres;
+pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod shared_cache;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod sql;
+pub(crate) mod sql;
 #[cfg(feature = "sqlite")]
-mod sqlite;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub mod table;
+pub(crate) mod sqlite;
 #[cfg(any(feature = "cache", feature = "redis"))]
 mod then_forget;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod time_zone;
-mod unsettled;
 
 #[cfg(feature = "cache")]
 pub use cached::{CacheCounts, CacheOptions, CachedStore};
 pub use change::{Change, ChangeFeed, FeedEvent, FeedEventKind, FeedOrigin, Message, Subscription};
-pub use erased::DynKeyStore;
+pub use dyn_store::DynKeyStore;
 pub use memory::MemoryStore;
+pub use policy_source::PolicySource;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresFeed, PostgresStore};
 #[cfg(feature = "redis")]
@@ -58,9 +53,11 @@ pub use redis::{BulkChange, RedisCounts, RedisFeed, RedisOptions, RedisStore};
 pub use shared_cache::SharedCache;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteFeed, SqliteStore};
+
+pub use crate::record::Revocation;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use time_zone::{TimeZone, TimeZoneError};
-pub use unsettled::Unsettled;
+pub use crate::time_zone::{TimeZone, TimeZoneError};
+pub use crate::unsettled::Unsettled;
 
 /// What verification needs of a store: a look-up.
 ///
@@ -71,7 +68,9 @@ pub use unsettled::Unsettled;
 /// ```
 /// use std::sync::Arc;
 /// use lexikon_auth::store::FeedEvent;
-/// use lexikon_auth::{Candidates, KeyLookup, KeyRecord, StoreError};
+/// use lexikon_auth::{KeyRecord, StoreError};
+/// use lexikon_auth::crypto::Candidates;
+/// use lexikon_auth::store::KeyLookup;
 ///
 /// /// A store of one key.
 /// struct Single(Arc<KeyRecord>);
@@ -115,7 +114,7 @@ pub trait KeyLookup: Send + Sync {
     }
 
     /// Learns what a feed of changes reports. It is not the feed that calls this but a
-    /// [`Follower`](crate::Follower), on the outermost store: each store passes the event on.
+    /// [`Follower`](crate::tasks::Follower), on the outermost store: each store passes the event on.
     ///
     /// - A store that wraps another, for metrics, tracing or anything else, passes every event on to the
     ///   store beneath, and returns after that has: `self.inner.on_feed_event(event).await`. Without it
@@ -293,46 +292,6 @@ impl Page {
     /// The `limit` records after the one with this id.
     pub fn after(limit: u32, id: KeyId) -> Self {
         Self { limit, after: Some(id) }
-    }
-}
-
-/// Changes to a key. What is `None` stays as it is.
-///
-/// ```
-/// use lexikon_auth::KeyUpdate;
-/// let update = KeyUpdate::default().name("deploy, second site").never_expires();
-/// assert_eq!((update.scopes, update.expires_at), (None, Some(None)));
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct KeyUpdate {
-    /// The new name.
-    pub name: Option<Box<str>>,
-    /// The new scopes. [`KeyManager::update`](crate::KeyManager::update) drops spaces around their names.
-    pub scopes: Option<Scopes>,
-    /// The new expiry; `Some(None)` takes the expiry away.
-    pub expires_at: Option<Option<SystemTime>>,
-}
-
-impl KeyUpdate {
-    /// Sets the name.
-    pub fn name(self, name: &str) -> Self {
-        Self { name: Some(name.into()), ..self }
-    }
-
-    /// Sets the scopes, in place of all that the key has.
-    pub fn scopes(self, scopes: impl Into<Scopes>) -> Self {
-        Self { scopes: Some(scopes.into()), ..self }
-    }
-
-    /// Sets when the key stops being accepted.
-    pub fn expires_at(self, date: SystemTime) -> Self {
-        Self { expires_at: Some(Some(date)), ..self }
-    }
-
-    /// Takes the expiry away.
-    pub fn never_expires(self) -> Self {
-        Self { expires_at: Some(None), ..self }
     }
 }
 

@@ -40,7 +40,7 @@ pub const SECURITY_TARGET: &str = "lexikon_auth::security";
 /// a verification in the cache to the seconds after which a store is given up.
 ///
 /// ```
-/// use lexikon_auth::LATENCY_BUCKETS;
+/// use lexikon_auth::telemetry::LATENCY_BUCKETS;
 /// use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let times = Matcher::Prefix("lexikon_auth_".to_owned());

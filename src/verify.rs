@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::clock::{Clock, SystemClock};
+use crate::crypto::hash::{Candidates, HashFormat, Match};
+use crate::crypto::key::PresentedKey;
+use crate::crypto::secret::SecretRing;
 use crate::error::{Refusal, StoreError, VerifyError};
-use crate::hash::{Candidates, HashFormat, Match};
-use crate::key::PresentedKey;
+use crate::id::{KeyId, OwnerId};
 use crate::policy::{CurrentLegacyPolicy, LegacyPolicy, Policy, RetiredPolicy, UntaggedPolicy};
-use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::record::KeyRecord;
 use crate::scopes::Scopes;
-use crate::secret::SecretRing;
 use crate::store::{HashChange, KeyLookup, KeyStore};
 use crate::telemetry::{Stopwatch, Verifications, security};
-use crate::usage::{Flushed, WriteBehind};
+use crate::write_behind::{Flushed, WriteBehind};
 
 /// Decides whether a presented key is accepted.
 ///
@@ -25,7 +26,8 @@ use crate::usage::{Flushed, WriteBehind};
 ///
 /// ```
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// use lexikon_auth::{MemoryStore, SecretRing, ServerSecret, Refusal, Verifier};
+/// use lexikon_auth::{Refusal, SecretRing, ServerSecret, Verifier};
+/// use lexikon_auth::store::MemoryStore;
 /// let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
 /// let verifier = Verifier::new(MemoryStore::new(), ring);
 ///
@@ -74,7 +76,8 @@ impl<S: KeyLookup> Verifier<S> {
     /// # Examples
     /// ```
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// # use lexikon_auth::{KeyManager, MemoryStore, NewKey, SecretRing, ServerSecret, Verifier};
+    /// # use lexikon_auth::{KeyManager, NewKey, SecretRing, ServerSecret, Verifier};
+    /// # use lexikon_auth::store::MemoryStore;
     /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
     /// # let store = MemoryStore::new();
     /// # let issued = KeyManager::new(store.clone(), &ring).issue(NewKey::new("user-1", "")).await?;
@@ -100,7 +103,7 @@ impl<S: KeyLookup> Verifier<S> {
                 },
                 Err(refusal) => Err(refusal.into()),
             };
-            self.telemetry.ended(started, &answer);
+            self.report(started, &answer);
             answer
         }
     }
@@ -108,7 +111,7 @@ impl<S: KeyLookup> Verifier<S> {
     /// Verifies a key without a future, for programs that are not asynchronous.
     ///
     /// `None` is no answer: the store has to be asked over a connection, by [`verify`](Self::verify). A
-    /// [`MemoryStore`](crate::MemoryStore) always answers, a cache where it knows, and a key that is
+    /// [`MemoryStore`](crate::store::MemoryStore) always answers, a cache where it knows, and a key that is
     /// malformed or has a forged tag is refused over any store.
     ///
     /// # Errors
@@ -119,7 +122,8 @@ impl<S: KeyLookup> Verifier<S> {
     /// ```
     /// # fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// # use lexikon_auth::{SecretRing, ServerSecret};
-    /// use lexikon_auth::{MemoryStore, Refusal, Verifier};
+    /// use lexikon_auth::{Refusal, Verifier};
+    /// use lexikon_auth::store::MemoryStore;
     /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
     /// let verifier = Verifier::new(MemoryStore::new(), ring);
     ///
@@ -139,7 +143,7 @@ impl<S: KeyLookup> Verifier<S> {
             Ok(()) => self.decide(&candidates, self.store.find_now(&candidates)?),
             Err(refusal) => Err(refusal.into()),
         };
-        self.telemetry.ended(started, &answer);
+        self.report(started, &answer);
         Some(answer)
     }
 
@@ -200,6 +204,14 @@ impl<S: KeyLookup> Verifier<S> {
             self.notes.note_change(HashChange { id, expected, replacement: candidates.current() });
         }
         Ok(VerifiedKey { record, matched })
+    }
+
+    #[inline]
+    fn report(&self, started: Stopwatch, answer: &Result<VerifiedKey, VerifyError>) {
+        match answer {
+            Ok(verified) => self.telemetry.accepted(started, verified.matched),
+            Err(error) => self.telemetry.not_accepted(started, error),
+        }
     }
 
     /// How many uses were not noted because more than 114,688 keys were used between two flushes. Over

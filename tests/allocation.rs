@@ -16,9 +16,11 @@ use common::{
     FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, debugged, hmac_hash, legacy_hash, noon,
     printed, ready, record, ring, secret,
 };
+use lexikon_auth::crypto::PresentedKey;
+use lexikon_auth::store::{DynKeyStore, KeyStore, MemoryStore};
 use lexikon_auth::{
-    ApiKey, DynKeyStore, KeyManager, KeyStore, LegacyPolicy, MemoryStore, NewKey, OwnerId, Policy,
-    PresentedKey, RetiredPolicy, Rotation, SecretRing, ServerSecret, UntaggedPolicy, Verifier,
+    ApiKey, KeyManager, LegacyPolicy, NewKey, OwnerId, Policy, RetiredPolicy, Rotation, SecretRing,
+    ServerSecret, UntaggedPolicy, Verifier,
 };
 use secrecy::{ExposeSecret, SecretString};
 use sha2::block_api::compress256;
@@ -354,9 +356,9 @@ fn loading_from_files_leaves_no_copy_of_the_secret() {
 mod cache {
     use std::sync::Arc;
 
-    use lexikon_auth::{
-        CacheOptions, CachedStore, Candidates, KeyId, KeyLookup, KeyRecord, StoreError,
-    };
+    use lexikon_auth::crypto::Candidates;
+    use lexikon_auth::store::{CacheOptions, CachedStore, KeyLookup};
+    use lexikon_auth::{KeyId, KeyRecord, StoreError};
 
     use super::*;
 

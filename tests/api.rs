@@ -26,7 +26,8 @@ use std::time::Duration;
 
 use client::{Api, KEYS, UNKNOWN, described};
 use common::{FORGED, SECRETS, assert_reveals_nothing};
-use lexikon_auth::{KeyId, KeyStore, SqliteStore};
+use lexikon_auth::KeyId;
+use lexikon_auth::store::{KeyStore, SqliteStore};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use service::Service;

@@ -10,11 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use common::{SECRETS, candidates, hmac_hash, legacy_hash, one_secret, record};
 use gated::Gated;
+use lexikon_auth::store::{CacheOptions, CachedStore, Change, KeyLookup, KeyStore};
 use lexikon_auth::store::{ChangeFeed, HashChange, Message, Subscription};
-use lexikon_auth::{
-    CacheOptions, CachedStore, Change, Follower, KeyLookup, KeyRecord, KeyStore, Refusal,
-    StoreError, VerifiedKey, Verifier, VerifyError,
-};
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::{KeyRecord, Refusal, StoreError, VerifiedKey, Verifier, VerifyError};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};

@@ -13,10 +13,8 @@ mod redis_server;
 use std::time::{Duration, Instant};
 
 use common::one_secret;
-use lexikon_auth::{
-    CacheOptions, CachedStore, IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey,
-    PostgresStore, RedisStore, StoreError, Verifier,
-};
+use lexikon_auth::store::{CacheOptions, CachedStore, PostgresStore, RedisStore};
+use lexikon_auth::{IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey, StoreError, Verifier};
 use proxy::{Mode, Proxy};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::time::{sleep, timeout};
@@ -163,7 +161,7 @@ async fn a_revocation_that_times_out_and_is_made_reaches_the_caches() {
             query.bind(issued.record.id.to_string()).fetch_one(&scene.pool).await.unwrap();
         assert_eq!(scene.answers(&issued).await, [is_active; 2], "held for {held_for} ms");
         sqlx::raw_sql("UPDATE api_keys SET is_active = true").execute(&scene.pool).await.unwrap();
-        scene.tier.invalidate(lexikon_auth::Change::All).await;
+        scene.tier.invalidate(lexikon_auth::store::Change::All).await;
         scene.manager.update(&issued.record.id, KeyUpdate::default().name("again")).await.unwrap();
         assert_eq!(scene.answers(&issued).await, [true, true]);
     }

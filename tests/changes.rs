@@ -7,9 +7,10 @@ mod server;
 use std::time::{Duration, Instant};
 
 use lexikon_auth::store::ChangeFeed;
+use lexikon_auth::store::{CacheOptions, CachedStore, PostgresStore};
+use lexikon_auth::tasks::Follower;
 use lexikon_auth::{
-    CacheOptions, CachedStore, Follower, IssuedKey, KeyManager, NewKey, PostgresStore, SecretRing,
-    ServerSecret, StoreError, Verifier, VerifyError,
+    IssuedKey, KeyManager, NewKey, SecretRing, ServerSecret, StoreError, Verifier, VerifyError,
 };
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::time::sleep;

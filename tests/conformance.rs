@@ -11,17 +11,18 @@ mod server;
 #[path = "common/redis.rs"]
 mod redis_server;
 
+use lexikon_auth::conformance::{self, Subject};
+use lexikon_auth::crypto::Candidates;
 #[cfg(feature = "cache")]
-use lexikon_auth::CachedStore;
+use lexikon_auth::store::CachedStore;
 #[cfg(any(feature = "cache", feature = "redis"))]
-use lexikon_auth::Change;
-use lexikon_auth::store::conformance::{self, Subject};
+use lexikon_auth::store::Change;
+use lexikon_auth::store::{DynKeyStore, KeyLookup, MemoryStore};
 use lexikon_auth::store::{FeedEvent, SharedCache};
-use lexikon_auth::{
-    Candidates, DynKeyStore, KeyLookup, KeyRecord, MemoryStore, OwnerId, StoreError,
-};
+use lexikon_auth::store::{RedisOptions, RedisStore};
+use lexikon_auth::{KeyRecord, OwnerId, StoreError};
 #[cfg(feature = "redis")]
-use lexikon_auth::{RedisOptions, RedisStore, SecretRing, ServerSecret};
+use lexikon_auth::{SecretRing, ServerSecret};
 
 struct Memory;
 
@@ -223,7 +224,7 @@ mod sqlite {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use futures_util::FutureExt;
-    use lexikon_auth::SqliteStore;
+    use lexikon_auth::store::SqliteStore;
     use sqlx::sqlite::SqlitePool;
     use tempfile::TempDir;
 
@@ -384,7 +385,7 @@ mod sqlite {
 mod postgres {
     use std::time::Duration;
 
-    use lexikon_auth::PostgresStore;
+    use lexikon_auth::store::PostgresStore;
     use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
     use super::*;

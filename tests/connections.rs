@@ -7,9 +7,10 @@ mod postgres;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lexikon_auth::store::PostgresStore;
 use lexikon_auth::{
-    ApiKey, IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey, PostgresStore, SecretRing,
-    ServerSecret, StoreError, Verifier,
+    ApiKey, IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey, SecretRing, ServerSecret,
+    StoreError, Verifier,
 };
 use postgres::Server;
 use sqlx::postgres::{PgConnectOptions, PgPool};

@@ -4,10 +4,10 @@
 mod common;
 
 use common::{SECRETS, candidates, hmac_hash, ready, record};
-use lexikon_auth::store::{FeedEvent, FeedEventKind};
-use lexikon_auth::{
+use lexikon_auth::store::{
     CacheCounts, CacheOptions, CachedStore, Change, KeyLookup, KeyStore, MemoryStore,
 };
+use lexikon_auth::store::{FeedEvent, FeedEventKind};
 
 fn key(number: u32) -> String {
     format!("lxk_{number:0>43}")

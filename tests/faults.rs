@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, PresentedKey};
+use lexikon_auth::store::{CachedStore, KeyStore, PostgresStore};
+use lexikon_auth::tasks::Follower;
 use lexikon_auth::{
-    CachedStore, Candidates, Follower, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore,
-    LegacyPolicy, NewKey, Policy, PostgresStore, PresentedKey, Refusal, SecretRing, ServerSecret,
+    KeyId, KeyManager, KeyRecord, LegacyPolicy, NewKey, Policy, Refusal, SecretRing, ServerSecret,
     Verifier, VerifyError,
 };
 use postgres::Server;

@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{SECRETS, TAGGED, UNTAGGED, hmac_hash};
-use lexikon_auth::{Flusher, StoreError, Verifier};
+use lexikon_auth::tasks::Flusher;
+use lexikon_auth::{StoreError, Verifier};
 use probe::{Probe, Rows, SECOND, Writes, used, verifier, verify};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};

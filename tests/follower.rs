@@ -8,11 +8,13 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::{UNTAGGED, candidates, legacy_hash, ready, record};
-use lexikon_auth::store::{ChangeFeed, FeedEvent, FeedEventKind, Message, Subscription};
-use lexikon_auth::{
-    CacheOptions, CachedStore, Candidates, DynKeyStore, Follower, KeyLookup, KeyRecord, KeyStore,
-    MemoryStore, StoreError,
+use lexikon_auth::crypto::Candidates;
+use lexikon_auth::store::{
+    CacheOptions, CachedStore, DynKeyStore, KeyLookup, KeyStore, MemoryStore,
 };
+use lexikon_auth::store::{ChangeFeed, FeedEvent, FeedEventKind, Message, Subscription};
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::{KeyRecord, StoreError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 

@@ -20,10 +20,10 @@ use common::{
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use lexikon_auth::crypto::Candidates;
 use lexikon_auth::http::{ApiKeyLayer, Notices};
-use lexikon_auth::{
-    Candidates, KeyLookup, KeyRecord, LegacyPolicy, MemoryStore, Policy, StoreError, Verifier,
-};
+use lexikon_auth::store::{KeyLookup, MemoryStore};
+use lexikon_auth::{KeyRecord, LegacyPolicy, Policy, StoreError, Verifier};
 use tower::{Layer, Service, ServiceExt};
 use web::{
     INVALID_REQUEST, INVALID_TOKEN, LEGACY, NO_KEY, UNKNOWN, answer_to, app, bearer, get_from, key,

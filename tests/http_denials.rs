@@ -14,11 +14,10 @@ use common::{
     FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, record, ring,
     store,
 };
+use lexikon_auth::crypto::Candidates;
 use lexikon_auth::http::{ApiKeyLayer, InvalidRealm, Read, RequireScope, Scoped};
-use lexikon_auth::{
-    Candidates, KeyLookup, KeyRecord, LegacyPolicy, OwnerId, Policy, Revocation, StoreError,
-    VerifiedKey, Verifier,
-};
+use lexikon_auth::store::{KeyLookup, Revocation};
+use lexikon_auth::{KeyRecord, LegacyPolicy, OwnerId, Policy, StoreError, VerifiedKey, Verifier};
 use web::{
     INVALID_REQUEST, INVALID_TOKEN, LEGACY, NO_KEY, UNKNOWN, app, bearer, get_from, key, layer,
 };

@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, PresentedKey};
+use lexikon_auth::store::{KeyStore, Page, SqliteStore};
 use lexikon_auth::{
-    Candidates, HashFormat, KeyHash, KeyId, KeyManager, KeyStore, LegacyPolicy, NewKey, OwnerId,
-    Page, Policy, PresentedKey, Refusal, Rotation, SecretRing, ServerSecret, SqliteStore, Verifier,
-    VerifyError,
+    KeyId, KeyManager, LegacyPolicy, NewKey, OwnerId, Policy, Refusal, Rotation, SecretRing,
+    ServerSecret, Verifier, VerifyError,
 };
 use serde_json::Value;
 use sqlx::Row;

@@ -8,10 +8,9 @@ use common::{
     SECRETS, TAGGED, UNTAGGED, assert_reveals_nothing, debugged, hmac_hash, printed, ready, record,
     ring, secret,
 };
-use lexikon_auth::{
-    ApiKey, Candidates, KEY_PREFIX, KeyManager, KeyStore, MalformedKey, ManageError, MemoryStore,
-    NewKey, PresentedKey, SecretError, ServerSecret, Verifier,
-};
+use lexikon_auth::crypto::{Candidates, KEY_PREFIX, MalformedKey, PresentedKey};
+use lexikon_auth::store::{KeyStore, MemoryStore};
+use lexikon_auth::{ApiKey, KeyManager, ManageError, NewKey, SecretError, ServerSecret, Verifier};
 use secrecy::ExposeSecret;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -12,10 +12,10 @@ use common::{
     FORGED, Log, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, hmac_hash,
     legacy_hash, noon, ready, record, store, untagged_record, verifier,
 };
-use lexikon_auth::{
-    Candidates, HashFormat, KeyLookup, KeyRecord, LegacyPolicy, MemoryStore, Policy,
-    SECURITY_TARGET, StoreError, UntaggedPolicy, Verifier,
-};
+use lexikon_auth::crypto::{Candidates, HashFormat};
+use lexikon_auth::store::{KeyLookup, MemoryStore};
+use lexikon_auth::telemetry::SECURITY_TARGET;
+use lexikon_auth::{KeyRecord, LegacyPolicy, Policy, StoreError, UntaggedPolicy, Verifier};
 use tracing_subscriber::filter::LevelFilter;
 
 /// The lines that `work` logs, down to `level`.

@@ -14,7 +14,8 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 use common::{SECRETS, UNTAGGED, assert_reveals_nothing, one_secret, ring};
-use lexikon_auth::{RedisStore, SqliteStore, Verifier};
+use lexikon_auth::Verifier;
+use lexikon_auth::store::{RedisStore, SqliteStore};
 use operator::{COMMANDS, Desk, NOBODY};
 use redis_server::RedisServer;
 use serde_json::Value;
@@ -835,7 +836,7 @@ fn the_cache_in_redis_is_looked_at_and_cleared() {
     config("maxmemory-policy", "volatile-lru");
     desk.lxk(&["preflight"]).ends_with(0);
     let mut connection = server.client().get_connection().unwrap();
-    let marker = lexikon_auth::RedisOptions::default().bulk_change_marker();
+    let marker = lexikon_auth::store::RedisOptions::default().bulk_change_marker();
     let () = redis::cmd("SET").arg(&marker).arg("left behind").query(&mut connection).unwrap();
     desk.lxk(&["preflight"]).ends_with(0).prints("bypassed");
     desk.lxk(&["cache", "stats"]).ends_with(0).prints("bypassed");

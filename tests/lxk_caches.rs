@@ -13,7 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::one_secret;
-use lexikon_auth::{DynKeyStore, KeyLookup, RedisOptions, RedisStore, SqliteStore, Verifier};
+use lexikon_auth::Verifier;
+use lexikon_auth::store::{DynKeyStore, KeyLookup, RedisOptions, RedisStore, SqliteStore};
 use operator::Desk;
 use redis_server::RedisServer;
 use sqlx::SqlitePool;
@@ -348,7 +349,7 @@ async fn a_store_notes_a_cache_once_it_has_the_place_for_it() {
     let extended = store.clone().extend_schema().await.unwrap();
     store.register_cache(&cache).await.unwrap();
     store.register_cache(&cache).await.unwrap();
-    let table = lexikon_auth::table::KeyTable::from(extended);
+    let table = lexikon_auth::admin::KeyTable::from(extended);
     let hour = std::time::SystemTime::now() - Duration::from_secs(3600);
     assert_eq!(table.shared_caches(hour).await.unwrap(), [cache]);
 }

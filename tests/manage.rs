@@ -15,10 +15,11 @@ use desk::{
     Desk, HOUR, MICROSECOND, NANOSECOND, SECOND, end_of_time, extremes, invalid_field, new_key,
     store_error,
 };
+use lexikon_auth::crypto::{HashFormat, KeyHash};
+use lexikon_auth::store::{FormatCounts, KeyStore, MemoryStore, Page};
 use lexikon_auth::{
-    FormatCounts, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore, KeyUpdate,
-    LegacyPolicy, MemoryStore, NewKey, OwnerId, Page, Policy, Refusal, Rotation, Scopes,
-    StoreError, Verifier,
+    KeyId, KeyManager, KeyRecord, KeyUpdate, LegacyPolicy, NewKey, OwnerId, Policy, Refusal,
+    Rotation, Scopes, StoreError, Verifier,
 };
 
 #[test]

@@ -9,9 +9,11 @@ use common::{
     SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, ready, record, refusal,
     ring, store, untagged_record, verifier,
 };
+use lexikon_auth::crypto::HashFormat;
+use lexikon_auth::store::{HashChange, KeyStore, MemoryStore};
+use lexikon_auth::tasks::Flushed;
 use lexikon_auth::{
-    Flushed, HashChange, HashFormat, KeyRecord, KeyStore, LegacyPolicy, MemoryStore, Policy,
-    Refusal, RetiredPolicy, UntaggedPolicy, Verifier,
+    KeyRecord, LegacyPolicy, Policy, Refusal, RetiredPolicy, UntaggedPolicy, Verifier,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

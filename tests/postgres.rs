@@ -6,10 +6,11 @@ mod server;
 
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::crypto::HashFormat;
+use lexikon_auth::store::{KeyStore, Page, PostgresStore, Usage};
 use lexikon_auth::{
-    HashFormat, KeyId, KeyManager, KeyStore, LegacyPolicy, NewKey, OwnerId, Page, Policy,
-    PostgresStore, Refusal, Rotation, SecretRing, ServerSecret, StoreError, Usage, Verifier,
-    VerifyError,
+    KeyId, KeyManager, LegacyPolicy, NewKey, OwnerId, Policy, Refusal, Rotation, SecretRing,
+    ServerSecret, StoreError, Verifier, VerifyError,
 };
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};

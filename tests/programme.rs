@@ -16,10 +16,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::{SECRETS, one_secret};
 use hmac::{Hmac, KeyInit, Mac};
-use lexikon_auth::{
-    CachedStore, DynKeyStore, Follower, KeyManager, KeyStore, NewKey, PolicyFollower, PolicySource,
-    PostgresStore, SqliteStore, Verifier,
+use lexikon_auth::store::{
+    CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore,
 };
+use lexikon_auth::tasks::{Follower, PolicyFollower};
+use lexikon_auth::{KeyManager, NewKey, Verifier};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};

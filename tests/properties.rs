@@ -5,10 +5,9 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{SECRETS, TAGGED, UNTAGGED, hmac_hash, ready, record, ring, secret};
-use lexikon_auth::{
-    ApiKey, HashFormat, KeyHash, KeyId, KeyStore, MalformedKey, MemoryStore, OwnerId, PresentedKey,
-    Refusal, Scopes, Verifier,
-};
+use lexikon_auth::crypto::{HashFormat, KeyHash, MalformedKey, PresentedKey};
+use lexikon_auth::store::{KeyStore, MemoryStore};
+use lexikon_auth::{ApiKey, KeyId, OwnerId, Refusal, Scopes, Verifier};
 use proptest::collection::vec;
 use proptest::prelude::{
     Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest,

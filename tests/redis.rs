@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::{SECRETS, candidates, legacy_hash, one_secret, record, ring};
 use gated::Gated;
+use lexikon_auth::crypto::{Candidates, KeyHash};
+use lexikon_auth::store::{Change, KeyLookup, KeyStore, RedisOptions, RedisStore};
 use lexikon_auth::store::{FeedEvent, FeedEventKind, RedisCounts};
-use lexikon_auth::{
-    ApiKey, Candidates, Change, Follower, KeyHash, KeyLookup, KeyRecord, KeyStore, RedisOptions,
-    RedisStore, SecretRing, StoreError,
-};
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::{ApiKey, KeyRecord, SecretRing, StoreError};
 use redis::Commands;
 use tokio::sync::watch;
 use tokio::time::sleep;

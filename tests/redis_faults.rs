@@ -15,9 +15,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::one_secret;
 use gated::Gated;
-use lexikon_auth::{
-    Candidates, Change, KeyId, KeyLookup, KeyStore, MemoryStore, RedisOptions, RedisStore,
-};
+use lexikon_auth::KeyId;
+use lexikon_auth::crypto::Candidates;
+use lexikon_auth::store::{Change, KeyLookup, KeyStore, MemoryStore, RedisOptions, RedisStore};
 use proxy::{Mode, Proxy};
 use redis::Commands;
 use server::RedisServer;
@@ -195,8 +195,8 @@ async fn others_hear_of_a_write_that_was_given_up() {
     };
     let (one, two) = (instance(server::client(proxy.port)).await, instance(server.client()).await);
     let feed = two.changes();
-    let cached = lexikon_auth::CachedStore::new(two);
-    let follower = lexikon_auth::Follower::spawn(cached.clone(), feed);
+    let cached = lexikon_auth::store::CachedStore::new(two);
+    let follower = lexikon_auth::tasks::Follower::spawn(cached.clone(), feed);
     follower.connected().await;
     assert!(!cached.find(&key).await.unwrap().unwrap().is_revoked());
 

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::{Log, one_secret};
 use gated::Gated;
+use lexikon_auth::StoreError;
+use lexikon_auth::crypto::Candidates;
+use lexikon_auth::store::{Change, KeyLookup, KeyStore, RedisOptions, RedisStore};
 use lexikon_auth::store::{ChangeFeed, FeedEvent, FeedEventKind, Message, Subscription};
-use lexikon_auth::{
-    Candidates, Change, Follower, KeyLookup, KeyStore, RedisOptions, RedisStore, StoreError,
-};
+use lexikon_auth::tasks::Follower;
 use proxy::{Mode, Proxy};
 use redis::Commands;
 use server::RedisServer;

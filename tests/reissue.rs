@@ -6,7 +6,9 @@ mod desk;
 
 use common::{noon, ready};
 use desk::{Desk, SECOND};
-use lexikon_auth::{HashFormat, KeyUpdate, ManageError, NewKey, Page, Refusal, StoreError};
+use lexikon_auth::crypto::HashFormat;
+use lexikon_auth::store::Page;
+use lexikon_auth::{KeyUpdate, ManageError, NewKey, Refusal, StoreError};
 
 fn new() -> NewKey {
     NewKey::new("user-1", "deploy").scopes("read").id("chosen")
@@ -76,7 +78,8 @@ fn a_key_that_is_not_in_force_gets_no_other_plaintext() {
 #[cfg(feature = "cache")]
 #[tokio::test]
 async fn a_cache_forgets_the_first_plaintext() {
-    use lexikon_auth::{CachedStore, KeyManager, MemoryStore, Verifier};
+    use lexikon_auth::store::{CachedStore, MemoryStore};
+    use lexikon_auth::{KeyManager, Verifier};
     let store = CachedStore::new(MemoryStore::new());
     let ring = common::one_secret();
     let manager = KeyManager::new(store.clone(), &ring);

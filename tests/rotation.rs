@@ -11,7 +11,9 @@ use desk::{
     Desk, HOUR, MICROSECOND, NANOSECOND, SECOND, end_of_time, extremes, invalid_field, new_key,
     store_error,
 };
-use lexikon_auth::{IssuedKey, KeyHash, Page, Refusal, Rotation, StoreError};
+use lexikon_auth::crypto::KeyHash;
+use lexikon_auth::store::Page;
+use lexikon_auth::{IssuedKey, Refusal, Rotation, StoreError};
 
 #[test]
 fn a_rotated_key_is_accepted_for_the_overlap_and_never_longer_than_before() {

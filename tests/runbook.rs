@@ -10,9 +10,8 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use common::{SECRETS, hmac_hash, legacy_hash, secret};
-use lexikon_auth::{
-    KeyManager, KeyUpdate, NewKey, Policy, PolicySource, SecretRing, SqliteStore, Verifier,
-};
+use lexikon_auth::store::{PolicySource, SqliteStore};
+use lexikon_auth::{KeyManager, KeyUpdate, NewKey, Policy, SecretRing, Verifier};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;

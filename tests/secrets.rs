@@ -25,7 +25,8 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{SECRETS, assert_reveals_nothing, hmac_hash, printed, ring, secret};
-use lexikon_auth::{Candidates, PresentedKey, SecretError, SecretRing, ServerSecret};
+use lexikon_auth::crypto::{Candidates, PresentedKey};
+use lexikon_auth::{SecretError, SecretRing, ServerSecret};
 use secrecy::ExposeSecret;
 
 /// What the message of a refused secret tells the operator to run.

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::crypto::HashFormat;
+use lexikon_auth::store::SqliteStore;
 use lexikon_auth::{
-    HashFormat, KeyManager, LegacyPolicy, NewKey, Policy, Refusal, Rotation, SecretRing,
-    ServerSecret, SqliteStore, Verifier,
+    KeyManager, LegacyPolicy, NewKey, Policy, Refusal, Rotation, SecretRing, ServerSecret, Verifier,
 };
 use serde_json::{Value, json};
 
@@ -104,8 +105,8 @@ async fn the_store_reads_every_row_that_sqlalchemy_writes() {
 
     let key = |last: char| format!("lxk_{last:_>43}");
     let hashes = |key: &str| {
-        let presented = lexikon_auth::PresentedKey::parse(key).unwrap();
-        let candidates = lexikon_auth::Candidates::compute(&presented, &ring()).unwrap();
+        let presented = lexikon_auth::crypto::PresentedKey::parse(key).unwrap();
+        let candidates = lexikon_auth::crypto::Candidates::compute(&presented, &ring()).unwrap();
         [candidates.as_slice()[0].to_hex(), candidates.as_slice()[1].to_hex()]
     };
     let row = |id: char, hash: &str, times: [&str; 2]| {

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lexikon_auth::store::{KeyStore, SqliteStore};
 use lexikon_auth::{
-    KeyManager, KeyRecord, KeyStore, ManageError, NewKey, Refusal, SecretRing, ServerSecret,
-    SqliteStore, StoreError, Verifier, VerifyError,
+    KeyManager, KeyRecord, ManageError, NewKey, Refusal, SecretRing, ServerSecret, StoreError,
+    Verifier, VerifyError,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tempfile::TempDir;
@@ -366,7 +367,7 @@ async fn a_secret_that_the_database_does_not_know_is_refused() {
 async fn what_another_process_has_added_since_is_used() {
     let file = File::holding(include_bytes!("data/lexikon.sqlite"));
     let late = SqliteStore::open(&file.path).await.unwrap();
-    let paris: lexikon_auth::TimeZone = "Europe/Paris".parse().unwrap();
+    let paris: lexikon_auth::store::TimeZone = "Europe/Paris".parse().unwrap();
     let first = SqliteStore::open(&file.path).await.unwrap().extend_schema().await.unwrap();
     let first = first.with_time_zone(paris.clone()).await.unwrap();
     first.check_secrets(&ring()).await.unwrap();

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lexikon_auth::store::{CacheOptions, CachedStore, Change, SqliteStore};
 use lexikon_auth::store::{ChangeFeed, Message, Subscription};
+use lexikon_auth::tasks::Follower;
 use lexikon_auth::{
-    CacheOptions, CachedStore, Change, Follower, IssuedKey, KeyManager, NewKey, SecretRing,
-    ServerSecret, SqliteStore, StoreError, Verifier, VerifyError,
+    IssuedKey, KeyManager, NewKey, SecretRing, ServerSecret, StoreError, Verifier, VerifyError,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tempfile::TempDir;
@@ -592,8 +593,9 @@ async fn a_file_that_another_takes_the_place_of_is_noticed() {
     let error = feed.subscribe().await.err().unwrap();
     assert!(error.to_string().contains("restart"), "{error}");
     // What this program has open, nobody changes any more.
-    let error =
-        lexikon_auth::KeyStore::find_by_id(&scene.database, &issued.record.id).await.unwrap_err();
+    let error = lexikon_auth::store::KeyStore::find_by_id(&scene.database, &issued.record.id)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("restart"), "{error}");
 }
 

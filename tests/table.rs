@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{SECRETS, clock_at_noon, noon, one_secret, ring, secret};
-use lexikon_auth::table::{BatchObserver, KeyFilter, KeyTable, KnownFormat};
-use lexikon_auth::{
-    CachedStore, DynKeyStore, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore,
-    LegacyPolicy, PolicySource, PostgresStore, Rotation, SqliteStore, StoreError, Verifier,
+use lexikon_auth::admin::{BatchObserver, KeyFilter, KeyTable, KnownFormat};
+use lexikon_auth::crypto::{HashFormat, KeyHash};
+use lexikon_auth::store::{
+    CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore,
 };
+use lexikon_auth::{KeyId, KeyManager, KeyRecord, LegacyPolicy, Rotation, StoreError, Verifier};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -111,7 +112,7 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
         let other = noon() + 400 * DAY;
         let update = lexikon_auth::KeyUpdate::default().expires_at(other);
         store.update(&rows[7].id, &update).await.unwrap();
-        let change = lexikon_auth::HashChange {
+        let change = lexikon_auth::store::HashChange {
             id: rows[0].id.clone(),
             expected: rows[0].hash,
             replacement: KeyHash::from_bytes([9; 32]),
@@ -169,8 +170,9 @@ async fn a_successor_gets_the_expiry_from_before_a_deprecation() {
         #[cfg(feature = "redis")]
         {
             let client = redis::Client::open("redis://127.0.0.1:1").unwrap();
-            let (ring, options) = (one_secret(), lexikon_auth::RedisOptions::default());
-            let tier = lexikon_auth::RedisStore::new(store.clone(), client, &ring, options).await;
+            let (ring, options) = (one_secret(), lexikon_auth::store::RedisOptions::default());
+            let tier =
+                lexikon_auth::store::RedisStore::new(store.clone(), client, &ring, options).await;
             let before = tier.expiry_before_deprecation(&rows[1].id).await.unwrap();
             assert_eq!(before, Some(rows[1].expires_at));
         }
@@ -480,8 +482,11 @@ async fn an_import_adds_all_or_nothing_and_can_be_run_again() {
         assert_eq!(*store.find_by_id(&rows[1].id).await.unwrap().unwrap(), rows[1]);
 
         // Traces of use come and go in between.
-        let usage =
-            lexikon_auth::Usage { id: rows[0].id.clone(), at: noon(), format: HashFormat::Sha256 };
+        let usage = lexikon_auth::store::Usage {
+            id: rows[0].id.clone(),
+            at: noon(),
+            format: HashFormat::Sha256,
+        };
         store.record_usage(&[usage]).await.unwrap();
         rows.push(legacy(3));
         let imported = table.import(&rows).await.unwrap();

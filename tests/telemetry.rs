@@ -27,13 +27,18 @@ use std::time::{Duration, SystemTime};
 use common::{
     FORGED, Log, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash, ring,
 };
+use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, PresentedKey};
 use lexikon_auth::http::{Admin, ApiKeyLayer, RequireScope, Throttle};
+use lexikon_auth::store::{
+    CacheOptions, CachedStore, Change, HashChange, KeyLookup, KeyStore, MemoryStore, Page,
+    PostgresStore, RedisOptions, RedisStore, SqliteStore, Usage,
+};
 use lexikon_auth::store::{FeedEvent, FeedEventKind};
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::telemetry::{LATENCY_BUCKETS, SECURITY_TARGET};
 use lexikon_auth::{
-    ApiKey, CacheOptions, CachedStore, Candidates, Change, Follower, HashChange, HashFormat,
-    KeyHash, KeyId, KeyLookup, KeyRecord, KeyStore, KeyUpdate, LATENCY_BUCKETS, LegacyPolicy,
-    MemoryStore, OwnerId, Page, Policy, PostgresStore, PresentedKey, RedisOptions, RedisStore,
-    SECURITY_TARGET, SqliteStore, StoreError, UntaggedPolicy, Usage, Verifier,
+    ApiKey, KeyId, KeyRecord, KeyUpdate, LegacyPolicy, OwnerId, Policy, StoreError, UntaggedPolicy,
+    Verifier,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use redis::Commands;

@@ -12,11 +12,10 @@ use std::time::{Duration, SystemTime};
 
 use common::{SECRETS, UNTAGGED, hmac_hash, one_secret};
 use jiff::{Timestamp, tz};
-use lexikon_auth::table::{ImpossibleUse, KeyFilter, KeyTable};
-use lexikon_auth::{
-    DynKeyStore, KeyManager, KeyStore, KeyUpdate, ManualClock, NewKey, PostgresStore, Refusal,
-    Rotation, SqliteStore, StoreError, TimeZone, Usage, Verifier,
-};
+use lexikon_auth::admin::{ImpossibleUse, KeyFilter, KeyTable};
+use lexikon_auth::clock::ManualClock;
+use lexikon_auth::store::{DynKeyStore, KeyStore, PostgresStore, SqliteStore, TimeZone, Usage};
+use lexikon_auth::{KeyManager, KeyUpdate, NewKey, Refusal, Rotation, StoreError, Verifier};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::sqlite::SqlitePool;
 use tempfile::TempDir;
@@ -250,7 +249,7 @@ async fn issuing_rotating_and_using_keys_writes_local_time_and_the_rest_utc() {
         let _ = verifier.verify(UNTAGGED).await.unwrap();
         verifier.flush().await.unwrap();
         assert_eq!(service.text("last_used_at", "key").await, "2026-07-01 12:00:00");
-        let format = lexikon_auth::HashFormat::HmacSha256;
+        let format = lexikon_auth::crypto::HashFormat::HmacSha256;
         for (at, stays) in
             [("2026-07-01T09:59:00Z", "12:00:00"), ("2026-07-01T10:01:00Z", "12:01:00")]
         {

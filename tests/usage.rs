@@ -15,10 +15,11 @@ use std::time::{Duration, SystemTime};
 use common::{
     FORGED, SECRETS, TAGGED, UNTAGGED, WildClock, clock_at_noon, hmac_hash, noon, ready, record,
 };
-use lexikon_auth::{
-    ApiKey, Clock, Flushed, HashFormat, KeyHash, KeyId, KeyStore, KeyUpdate, Policy, StoreError,
-    Usage, Verifier,
-};
+use lexikon_auth::clock::Clock;
+use lexikon_auth::crypto::{HashFormat, KeyHash};
+use lexikon_auth::store::{KeyStore, Usage};
+use lexikon_auth::tasks::Flushed;
+use lexikon_auth::{ApiKey, KeyId, KeyUpdate, Policy, StoreError, Verifier};
 use probe::{Probe, Rows, SECOND, Writes, used, verifier, verify};
 
 /// A clock that moves on by a microsecond whenever it is read.

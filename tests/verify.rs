@@ -11,10 +11,11 @@ use common::{
     FORGED, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, clock_at_noon, hmac_hash,
     legacy_hash, noon, printed, ready, record, refusal, ring, store, untagged_record, verifier,
 };
+use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, MalformedKey, PresentedKey};
+use lexikon_auth::store::{KeyLookup, MemoryStore, Revocation};
 use lexikon_auth::{
-    Candidates, HashFormat, KeyHash, KeyId, KeyLookup, KeyRecord, LegacyPolicy, MalformedKey,
-    MemoryStore, OwnerId, Policy, PresentedKey, Refusal, Revocation, StoreError, UntaggedPolicy,
-    Verifier, VerifyError,
+    KeyId, KeyRecord, LegacyPolicy, OwnerId, Policy, Refusal, StoreError, UntaggedPolicy, Verifier,
+    VerifyError,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
 use hmac::{Hmac, KeyInit, Mac};
-use lexikon_auth::{Candidates, PresentedKey};
+use lexikon_auth::crypto::{Candidates, PresentedKey};
 use lexikon_auth_benches::alternatives::{Plain, Prefixed, Row, Simplified, hmac_sha256, sha256};
 use lexikon_auth_benches::{Keys, Kind, SECRETS, Texts, now, ring};
 use sha2::{Digest, Sha256};

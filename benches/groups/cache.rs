@@ -3,9 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion};
-use lexikon_auth::{
-    CacheOptions, CachedStore, Candidates, Change, KeyLookup, KeyStore, MemoryStore, PresentedKey,
-};
+use lexikon_auth::crypto::{Candidates, PresentedKey};
+use lexikon_auth::store::{CacheOptions, CachedStore, Change, KeyLookup, KeyStore, MemoryStore};
 use lexikon_auth_benches::{Kind, draw, now, ring, rng};
 
 /// Keys of each owner, as [`draw`] numbers them.

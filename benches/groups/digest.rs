@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use lexikon_auth::{Candidates, PresentedKey};
+use lexikon_auth::crypto::{Candidates, PresentedKey};
 use lexikon_auth_benches::{Keys, Kind, ring};
 
 use crate::limit;

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput};
-use lexikon_auth::{KeyManager, MemoryStore, NewKey};
+use lexikon_auth::store::MemoryStore;
+use lexikon_auth::{KeyManager, NewKey};
 use lexikon_auth_benches::{now, ring};
 
 use crate::limit;

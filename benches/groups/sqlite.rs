@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::path::Path;
 
 use criterion::Criterion;
-use lexikon_auth::{SqliteStore, Verifier};
+use lexikon_auth::Verifier;
+use lexikon_auth::store::SqliteStore;
 use lexikon_auth_benches::alternatives::{hmac_sha256, sha256};
 use lexikon_auth_benches::{Kind, Texts, draw, ring, rng};
 use rand::seq::SliceRandom;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
-use lexikon_auth::{MemoryStore, Verifier};
+use lexikon_auth::Verifier;
+use lexikon_auth::store::MemoryStore;
 use lexikon_auth_benches::{Keys, Kind, Strangers, Texts, USES_A_FLUSH, now};
 
 use crate::limit;

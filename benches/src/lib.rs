@@ -10,10 +10,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread::available_parallelism;
 use std::time::{Duration, SystemTime};
 
-use lexikon_auth::{
-    KeyHash, KeyId, KeyRecord, KeyStore, MemoryStore, Revocation, SecretRing, ServerSecret,
-    Verifier,
-};
+use lexikon_auth::crypto::KeyHash;
+use lexikon_auth::store::{KeyStore, MemoryStore, Revocation};
+use lexikon_auth::{KeyId, KeyRecord, SecretRing, ServerSecret, Verifier};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};

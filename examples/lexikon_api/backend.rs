@@ -4,11 +4,12 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lexikon_auth::store::{ChangeFeed, RedisCounts};
-use lexikon_auth::{
-    CachedStore, DynKeyStore, Follower, KeyId, KeyStore, PolicyFollower, PostgresStore,
-    RedisOptions, RedisStore, SqliteStore, StoreError, Verifier,
+use lexikon_auth::store::{
+    CachedStore, DynKeyStore, KeyStore, PostgresStore, RedisOptions, RedisStore, SqliteStore,
 };
+use lexikon_auth::store::{ChangeFeed, RedisCounts};
+use lexikon_auth::tasks::{Follower, PolicyFollower};
+use lexikon_auth::{KeyId, StoreError, Verifier};
 use tempfile::TempDir;
 
 use crate::config::Config;

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-use lexikon_auth::{KeyManager, ManageError, NewKey, OwnerId, Page, StoreError};
+use lexikon_auth::store::Page;
+use lexikon_auth::{KeyManager, ManageError, NewKey, OwnerId, StoreError};
 use tempfile::NamedTempFile;
 
 use crate::backend::Store;

@@ -8,9 +8,10 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use lexikon_auth::http::{Admin, Scoped};
+use lexikon_auth::store::Page;
 use lexikon_auth::{
-    IssuedKey, KeyId, KeyManager, KeyRecord, ManageError, NewKey, OwnerId, Page, Scopes,
-    StoreError, Verifier,
+    IssuedKey, KeyId, KeyManager, KeyRecord, ManageError, NewKey, OwnerId, Scopes, StoreError,
+    Verifier,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

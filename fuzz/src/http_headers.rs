@@ -6,8 +6,10 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Empty;
+use lexikon_auth::crypto::KeyHash;
 use lexikon_auth::http::ApiKeyLayer;
-use lexikon_auth::{KeyHash, KeyRecord, KeyStore, MemoryStore, VerifiedKey, Verifier};
+use lexikon_auth::store::{KeyStore, MemoryStore};
+use lexikon_auth::{KeyRecord, VerifiedKey, Verifier};
 use tower::{Layer, Service};
 
 use crate::{SECRETS, hmac, ready, ring};

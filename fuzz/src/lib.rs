@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use hmac::{Hmac, KeyInit, Mac};
+use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, MalformedKey, PresentedKey};
+use lexikon_auth::store::KeyLookup;
 use lexikon_auth::{
-    Candidates, HashFormat, KeyHash, KeyLookup, KeyRecord, MalformedKey, PresentedKey, Refusal,
-    Scopes, SecretError, SecretRing, ServerSecret, StoreError, Verifier, VerifyError,
+    KeyRecord, Refusal, Scopes, SecretError, SecretRing, ServerSecret, StoreError, Verifier,
+    VerifyError,
 };
 use sha2::{Digest, Sha256};
 
@@ -224,7 +226,10 @@ pub fn scopes(data: &[u8]) {
     }
     let splits = |c: char| c.is_whitespace() || c.is_control();
     let Ok(parsed) = Scopes::parse(text) else {
-        return assert!(expected.iter().any(|name| name.contains(splits)), "refused without reason");
+        return assert!(
+            expected.iter().any(|name| name.contains(splits)),
+            "refused without reason"
+        );
     };
     assert!(!expected.iter().any(|name| name.contains(splits)));
     assert_eq!(parsed.iter().collect::<Vec<_>>(), expected);

@@ -3,10 +3,9 @@
 use std::cell::OnceCell;
 use std::time::SystemTime;
 
-use lexikon_auth::{
-    Candidates, KeyStore, OwnerId, Page, PresentedKey, SqliteStore, StoreError, Verifier,
-    VerifyError,
-};
+use lexikon_auth::crypto::{Candidates, PresentedKey};
+use lexikon_auth::store::{KeyStore, Page, SqliteStore};
+use lexikon_auth::{OwnerId, StoreError, Verifier, VerifyError};
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tokio::runtime::Runtime;

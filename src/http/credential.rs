@@ -2,7 +2,7 @@
 
 use ::http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue, OccupiedEntry};
 
-use crate::key::KEY_PREFIX;
+use crate::crypto::key::KEY_PREFIX;
 
 /// The header that holds a key and nothing else.
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");

@@ -26,7 +26,8 @@ use crate::verify::{VerifiedKey, Verifier};
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use lexikon_auth::{MemoryStore, SecretRing, ServerSecret, Verifier};
+/// # use lexikon_auth::{SecretRing, ServerSecret, Verifier};
+/// # use lexikon_auth::store::MemoryStore;
 /// # use lexikon_auth::http::{ApiKeyLayer, Notices};
 /// # fn layer() -> Result<ApiKeyLayer, Box<dyn std::error::Error>> {
 /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::hash::HashFormat;
+use crate::crypto::hash::HashFormat;
 use crate::policy::LegacyPolicy;
 use crate::verify::VerifiedKey;
 

@@ -15,8 +15,8 @@ use ipnet::IpNet;
 
 use self::refusals::Refusals;
 use super::denial::Denial;
-use crate::run_to_end::run_to_end;
 use crate::telemetry::security;
+use crate::util::run_to_end::run_to_end;
 use crate::verify::VerifiedKey;
 
 /// The part of an IPv6 address that stands for one client: whoever has one address of a /64 has them

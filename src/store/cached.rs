@@ -15,11 +15,13 @@ pub use self::counts::CacheCounts;
 use self::flight::Answer;
 use super::then_forget::{Outcome, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FormatCounts, HashChange, KeyLookup, KeyStore};
-use super::{KeyUpdate, Page, SharedCache, Usage};
+use super::{Page, SharedCache, Usage};
+use crate::crypto::hash::Candidates;
 use crate::error::StoreError;
-use crate::hash::Candidates;
-use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::run_to_end::run_to_end;
+use crate::id::{KeyId, OwnerId};
+use crate::record::KeyRecord;
+use crate::record::KeyUpdate;
+use crate::util::run_to_end::run_to_end;
 
 /// How a [`CachedStore`] is sized, and how long it vouches for what it holds.
 #[derive(Debug, Clone)]
@@ -61,7 +63,7 @@ impl CacheOptions {
         Self { max_unknown_bytes, ..self }
     }
 
-    /// How long an answer is used while a [`Follower`](crate::Follower) is connected. Default 5
+    /// How long an answer is used while a [`Follower`](crate::tasks::Follower) is connected. Default 5
     /// minutes.
     pub fn max_age(self, max_age: Duration) -> Self {
         Self { max_age, ..self }
@@ -80,7 +82,7 @@ impl CacheOptions {
 /// - One load for each key, however many callers wait for it; a caller that gives up does not disturb
 ///   the others.
 /// - Changes made through the cached store are seen by every verification that begins after they
-///   returned. Changes made elsewhere arrive through a [`Follower`](crate::Follower); without one,
+///   returned. Changes made elsewhere arrive through a [`Follower`](crate::tasks::Follower); without one,
 ///   after [`max_age_unfollowed`](CacheOptions::max_age_unfollowed).
 /// - An answer that was on its way while its key or owner changed is not kept.
 /// - A key that is added has unknown keys and legacy ones looked up again, since a row for another of
@@ -89,7 +91,7 @@ impl CacheOptions {
 /// - Errors are not cached.
 ///
 /// ```
-/// use lexikon_auth::{CacheOptions, CachedStore, MemoryStore};
+/// use lexikon_auth::store::{CacheOptions, CachedStore, MemoryStore};
 /// let store = CachedStore::new(MemoryStore::new());
 /// let small = CachedStore::with_options(MemoryStore::new(), CacheOptions::default().max_bytes(1 << 20));
 /// ```

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use crate::error::StoreError;
-use crate::record::{KeyId, OwnerId};
+use crate::id::{KeyId, OwnerId};
 
 /// What changed, as far as copies of records are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,13 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use super::{FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, Usage};
+use super::{FormatCounts, HashChange, KeyLookup, KeyStore, Page, Usage};
+use crate::crypto::hash::{Candidates, HashFormat, KeyHash};
 use crate::error::StoreError;
-use crate::hash::{Candidates, HashFormat, KeyHash};
-use crate::record::{ById, KeyId, KeyRecord, OwnerId, Revocation};
+use crate::id::{KeyId, OwnerId};
+use crate::record::KeyUpdate;
+use crate::record::{ById, KeyRecord, Revocation};
+use crate::util::lock::lock;
 
 /// Keys in memory, for tests, for services that load their keys at start, and as the yardstick of
 /// speed. Clones share the same keys.
@@ -74,7 +77,7 @@ impl MemoryStore {
 
     fn index(&self) -> MutexGuard<'_, Index> {
         // A writer that panicked left whole records behind: each is swapped in at once.
-        self.shared.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.index)
     }
 
     /// Puts a record in the place of the one with its id and hash.

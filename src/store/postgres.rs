@@ -2,17 +2,17 @@
 //! empty schema.
 //!
 //! Times are `timestamp without time zone`: `expires_at` and `last_used_at` in the
-//! [`TimeZone`](crate::TimeZone) of the service, as it writes them, all others in UTC. They are bound and
+//! [`TimeZone`](crate::store::TimeZone) of the service, as it writes them, all others in UTC. They are bound and
 //! read as such and never taken from the server's clock, so the time zone of this store's sessions does
 //! not matter. That of the service's does for `created_at`, which its table fills with `now()`: it is
 //! read as UTC, so where the sessions are not in UTC it is off by their zone. No decision on a key
 //! depends on it.
 
-pub(super) mod connection;
+pub(crate) mod connection;
 mod feed;
 mod keys;
-pub(super) mod row;
-pub(super) mod schema;
+pub(crate) mod row;
+pub(crate) mod schema;
 mod time_zone;
 
 use std::fmt;
@@ -30,14 +30,15 @@ pub use self::feed::PostgresFeed;
 use self::row::Timestamp;
 use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
 use super::sql::{constant, knows, policy, require_secrets};
-use super::time_zone::SharedZone;
+use crate::crypto::hash::{Candidates, HashFormat};
+use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::StoreError;
-use crate::hash::{Candidates, HashFormat};
+use crate::id::OwnerId;
 use crate::policy::LegacyPolicy;
-use crate::policy_follower::PolicySource;
-use crate::record::{KeyRecord, OwnerId};
-use crate::secret::{SecretRing, ServerSecret};
+use crate::record::KeyRecord;
+use crate::store::PolicySource;
 use crate::telemetry::Calls;
+use crate::time_zone::SharedZone;
 
 /// How long a call waits for a connection, and how long for an answer, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -52,20 +53,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// use lexikon_auth::PostgresStore;
+/// use lexikon_auth::store::PostgresStore;
 /// let store = PostgresStore::connect("postgres://lexikon@localhost/lexikon".parse()?).await?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct PostgresStore {
-    pub(super) connections: Connections,
+    pub(crate) connections: Connections,
     patience: Duration,
-    pub(super) schema: Schema,
-    pub(super) statements: Arc<Statements>,
+    pub(crate) schema: Schema,
+    pub(crate) statements: Arc<Statements>,
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
     record_usage: SqlStr,
-    pub(super) zone: SharedZone,
+    pub(crate) zone: SharedZone,
     calls: Calls,
 }
 
@@ -200,7 +201,7 @@ impl PostgresStore {
         self.execute(insert_secret(secret)?).await.map(drop)
     }
 
-    /// The changes of keys and owners, whoever makes them, for a [`Follower`](crate::Follower). They
+    /// The changes of keys and owners, whoever makes them, for a [`Follower`](crate::tasks::Follower). They
     /// are reported by triggers that a new schema has, and that
     /// [`extend_schema`](Self::extend_schema) adds. The feed holds one connection of its own.
     pub fn changes(&self) -> PostgresFeed {
@@ -268,7 +269,7 @@ impl PostgresStore {
         .await
     }
 
-    pub(super) async fn insert_in(
+    pub(crate) async fn insert_in(
         &self,
         connection: &mut PgConnection,
         record: &KeyRecord,

@@ -29,15 +29,17 @@ use self::registration::Registration;
 use self::tier::{Fetched, Tier};
 use super::then_forget::{Outcome, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FeedOrigin, FormatCounts, HashChange, KeyLookup};
-use super::{KeyStore, KeyUpdate, Page, SharedCache, Usage};
+use super::{KeyStore, Page, SharedCache, Usage};
+use crate::crypto::hash::Candidates;
+use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::StoreError;
-use crate::hash::Candidates;
-use crate::record::{KeyId, KeyRecord, OwnerId};
-use crate::run_to_end::run_to_end;
-use crate::secret::{SecretRing, ServerSecret};
+use crate::id::{KeyId, OwnerId};
+use crate::record::KeyRecord;
+use crate::record::KeyUpdate;
+use crate::util::run_to_end::run_to_end;
 
 /// A second level of cache in Redis over any store, shared by all instances with the same server
-/// secret. Clones share its connection. Put a [`CachedStore`](crate::CachedStore) on top.
+/// secret. Clones share its connection. Put a [`CachedStore`](crate::store::CachedStore) on top.
 ///
 /// - Whoever can write to Redis can neither make keys nor change them: every entry carries a MAC under
 ///   a subkey of the server secret, over the name that it is stored under. They can put back an entry
@@ -89,7 +91,8 @@ impl<S: KeyLookup> RedisStore<S> {
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// use lexikon_auth::{MemoryStore, RedisOptions, RedisStore, SecretRing};
+    /// use lexikon_auth::SecretRing;
+    /// use lexikon_auth::store::{MemoryStore, RedisOptions, RedisStore};
     /// let ring = SecretRing::from_env()?;
     /// let client = redis::Client::open("redis://localhost/")?;
     /// let store = RedisStore::new(MemoryStore::new(), client, &ring, RedisOptions::default()).await;
@@ -109,7 +112,7 @@ impl<S: KeyLookup> RedisStore<S> {
     }
 
     /// The changes that other instances make through stores like this one, for a
-    /// [`Follower`](crate::Follower). For instances that share Redis and no database that reports changes; what somebody
+    /// [`Follower`](crate::tasks::Follower). For instances that share Redis and no database that reports changes; what somebody
     /// changes in the database itself does not show here.
     pub fn changes(&self) -> RedisFeed {
         RedisFeed::new(self.tier.client.clone(), self.tier.options().clone())

@@ -6,15 +6,16 @@ use std::time::{Duration, SystemTime};
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::FormatCounts;
-use super::time_zone::TimeZone;
+use crate::crypto::hash::KeyHash;
+use crate::crypto::secret::ServerSecret;
 use crate::error::StoreError;
-use crate::hash::KeyHash;
+use crate::id::KeyId;
 use crate::policy::LegacyPolicy;
-use crate::record::{KeyId, KeyRecord};
-use crate::secret::ServerSecret;
+use crate::record::KeyRecord;
+use crate::time_zone::TimeZone;
 
 /// The columns of `api_keys` that verification and management need.
-pub(super) const API_KEYS: [&str; 9] = [
+pub(crate) const API_KEYS: [&str; 9] = [
     "id",
     "user_id",
     "key_hash",
@@ -27,30 +28,30 @@ pub(super) const API_KEYS: [&str; 9] = [
 ];
 
 /// The columns of `users` that verification needs: all that an own schema has.
-pub(super) const USERS: [&str; 2] = ["id", "is_active"];
+pub(crate) const USERS: [&str; 2] = ["id", "is_active"];
 
 /// The column that the extension adds to both tables in SQLite: the number of a row's latest change.
-pub(super) const CHANGE: &str = "lexikon_auth_change";
+pub(crate) const CHANGE: &str = "lexikon_auth_change";
 
 /// The columns that the extension of the schema adds to `api_keys`. All nullable.
-pub(super) const DETAILS: [&str; 3] = ["revoked_at", "revoked_reason", "hash_format"];
+pub(crate) const DETAILS: [&str; 3] = ["revoked_at", "revoked_reason", "hash_format"];
 
 /// The table of the secrets that rows were written under.
-pub(super) const SECRETS: &str = "lexikon_auth_secrets";
+pub(crate) const SECRETS: &str = "lexikon_auth_secrets";
 /// The column of `SECRETS` that says since when every instance has had a secret as its current one.
-pub(super) const CURRENT_SINCE: &str = "current_since";
+pub(crate) const CURRENT_SINCE: &str = "current_since";
 /// The table of the legacy policies that operators have set, the latest with the highest number.
-pub(super) const POLICIES: &str = "lexikon_auth_policies";
+pub(crate) const POLICIES: &str = "lexikon_auth_policies";
 /// The table of what deprecation replaced.
-pub(super) const DEPRECATIONS: &str = "lexikon_auth_deprecations";
+pub(crate) const DEPRECATIONS: &str = "lexikon_auth_deprecations";
 /// The table of what all instances have to agree on.
-pub(super) const SETTINGS: &str = "lexikon_auth_settings";
+pub(crate) const SETTINGS: &str = "lexikon_auth_settings";
 
 /// The table of the shared caches that instances use.
-pub(super) const CACHES: &str = "lexikon_auth_caches";
+pub(crate) const CACHES: &str = "lexikon_auth_caches";
 
 /// The extension's own tables.
-pub(super) const CREATE_TABLES: [&str; 5] = [
+pub(crate) const CREATE_TABLES: [&str; 5] = [
     "CREATE TABLE IF NOT EXISTS lexikon_auth_secrets (\
         fingerprint VARCHAR NOT NULL PRIMARY KEY, \
         added_at TIMESTAMP NOT NULL, \
@@ -75,52 +76,52 @@ pub(super) const CREATE_TABLES: [&str; 5] = [
         last_seen_at TIMESTAMP NOT NULL, \
         PRIMARY KEY (prefix, address))",
 ];
-pub(super) const REGISTER_CACHE: &str = "INSERT INTO lexikon_auth_caches \
+pub(crate) const REGISTER_CACHE: &str = "INSERT INTO lexikon_auth_caches \
      (prefix, address, last_seen_at) VALUES ($1, $2, $3) \
      ON CONFLICT (prefix, address) DO UPDATE SET last_seen_at = excluded.last_seen_at";
-pub(super) const SELECT_SECRETS: &str =
+pub(crate) const SELECT_SECRETS: &str =
     "SELECT fingerprint FROM lexikon_auth_secrets ORDER BY added_at, fingerprint";
-pub(super) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (fingerprint, added_at) \
+pub(crate) const INSERT_SECRET: &str = "INSERT INTO lexikon_auth_secrets (fingerprint, added_at) \
      VALUES ($1, $2) ON CONFLICT DO NOTHING";
-pub(super) const SELECT_POLICY: &str =
+pub(crate) const SELECT_POLICY: &str =
     "SELECT legacy, accept_until FROM lexikon_auth_policies ORDER BY number DESC LIMIT 1";
 
-pub(super) const SELECT_TIME_ZONE: &str =
+pub(crate) const SELECT_TIME_ZONE: &str =
     "SELECT value FROM lexikon_auth_settings WHERE name = 'time_zone'";
 /// The first one stands.
-pub(super) const INSERT_TIME_ZONE: &str = "INSERT INTO lexikon_auth_settings (name, value) \
+pub(crate) const INSERT_TIME_ZONE: &str = "INSERT INTO lexikon_auth_settings (name, value) \
      VALUES ('time_zone', $1) ON CONFLICT DO NOTHING";
 /// The expiry that a key had before the deprecation that it is under.
-pub(super) const SELECT_EXPIRY_BEFORE: &str = "SELECT d.expires_at_before \
+pub(crate) const SELECT_EXPIRY_BEFORE: &str = "SELECT d.expires_at_before \
      FROM lexikon_auth_deprecations d \
      JOIN api_keys k ON k.id = d.key_id AND k.expires_at = d.expires_at_set WHERE k.id = $1";
 
 /// What a database offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Schema {
+pub(crate) struct Schema {
     /// Whether `api_keys` has the columns of the extension.
-    pub(super) has_details: bool,
+    pub(crate) has_details: bool,
     /// Whether `users` is this crate's own, with nothing but an id and a state.
-    pub(super) owns_users: bool,
+    pub(crate) owns_users: bool,
     /// Whether `users` says where an owner is written to.
-    pub(super) has_email: bool,
+    pub(crate) has_email: bool,
     /// Whether the table of secrets is there.
-    pub(super) has_secrets: bool,
+    pub(crate) has_secrets: bool,
     /// Whether it says since when a secret is current.
-    pub(super) has_current_since: bool,
+    pub(crate) has_current_since: bool,
     /// Whether the table of policies is there.
-    pub(super) has_policies: bool,
+    pub(crate) has_policies: bool,
     /// Whether the table of deprecations is there.
-    pub(super) has_deprecations: bool,
+    pub(crate) has_deprecations: bool,
     /// Whether the table of settings is there.
-    pub(super) has_settings: bool,
+    pub(crate) has_settings: bool,
     /// Whether the table of shared caches is there.
-    pub(super) has_caches: bool,
+    pub(crate) has_caches: bool,
 }
 
 impl Schema {
     /// Recognises the tables by their columns.
-    pub(super) fn recognise(tables: &Tables) -> Result<Self, StoreError> {
+    pub(crate) fn recognise(tables: &Tables) -> Result<Self, StoreError> {
         let Tables { api_keys, users, secrets, policies, deprecations, settings, caches } = tables;
         require("api_keys", api_keys, &API_KEYS)?;
         require("users", users, &USERS)?;
@@ -140,14 +141,14 @@ impl Schema {
 }
 
 /// The columns of the tables that concern this crate; none where there is no such table.
-pub(super) struct Tables {
-    pub(super) api_keys: Vec<String>,
-    pub(super) users: Vec<String>,
-    pub(super) secrets: Vec<String>,
-    pub(super) policies: Vec<String>,
-    pub(super) deprecations: Vec<String>,
-    pub(super) settings: Vec<String>,
-    pub(super) caches: Vec<String>,
+pub(crate) struct Tables {
+    pub(crate) api_keys: Vec<String>,
+    pub(crate) users: Vec<String>,
+    pub(crate) secrets: Vec<String>,
+    pub(crate) policies: Vec<String>,
+    pub(crate) deprecations: Vec<String>,
+    pub(crate) settings: Vec<String>,
+    pub(crate) caches: Vec<String>,
 }
 
 fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), StoreError> {
@@ -164,29 +165,29 @@ fn require(table: &str, known: &[String], required: &[&str]) -> Result<(), Store
 }
 
 /// Keys with their owners.
-pub(super) const FROM: &str = "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id";
+pub(crate) const FROM: &str = "FROM api_keys k LEFT JOIN users u ON u.id = k.user_id";
 
 /// The statements of a store, made once from the columns that its table has.
 #[derive(Debug)]
-pub(super) struct Statements {
+pub(crate) struct Statements {
     /// The columns of a record, in the order in which rows are read.
     columns: String,
-    pub(super) find_by_id: SqlStr,
-    pub(super) list: SqlStr,
-    pub(super) list_after: SqlStr,
-    pub(super) insert: SqlStr,
-    pub(super) update: SqlStr,
-    pub(super) set_expiry: SqlStr,
-    pub(super) revoke: SqlStr,
-    pub(super) expire: SqlStr,
-    pub(super) replace_hash: SqlStr,
-    pub(super) count_by_format: SqlStr,
+    pub(crate) find_by_id: SqlStr,
+    pub(crate) list: SqlStr,
+    pub(crate) list_after: SqlStr,
+    pub(crate) insert: SqlStr,
+    pub(crate) update: SqlStr,
+    pub(crate) set_expiry: SqlStr,
+    pub(crate) revoke: SqlStr,
+    pub(crate) expire: SqlStr,
+    pub(crate) replace_hash: SqlStr,
+    pub(crate) count_by_format: SqlStr,
 }
 
 impl Statements {
     /// `oldest` is a value of `created_at` before every other, for rows that have none; `id` is the
     /// column in the order of its bytes, whatever the database's collation.
-    pub(super) fn new(schema: Schema, oldest: &str, id: &str) -> Self {
+    pub(crate) fn new(schema: Schema, oldest: &str, id: &str) -> Self {
         let details = |with: &'static str, without| if schema.has_details { with } else { without };
         let columns = details(
             "k.revoked_at, k.revoked_reason, k.hash_format",
@@ -251,24 +252,24 @@ impl Statements {
     }
 
     /// A query for the records that `condition` selects.
-    pub(super) fn select(&self, condition: &str) -> SqlStr {
+    pub(crate) fn select(&self, condition: &str) -> SqlStr {
         constant(format!("SELECT {} {FROM} {condition}", self.columns))
     }
 
     /// A query for the records that `condition` selects, each with another column at its end.
-    pub(super) fn select_with(&self, column: &str, condition: &str) -> String {
+    pub(crate) fn select_with(&self, column: &str, condition: &str) -> String {
         format!("SELECT {}, {column} {FROM} {condition}", self.columns)
     }
 }
 
 /// A statement made of constants alone: values are always bound.
-pub(super) fn constant(statement: impl Into<String>) -> SqlStr {
+pub(crate) fn constant(statement: impl Into<String>) -> SqlStr {
     AssertSqlSafe(statement.into()).into_sql_str()
 }
 
 /// When a key expires that is rotated. Undoing a deprecation must not bring it back, so its date may not be
 /// the one that the deprecation set.
-pub(super) fn rotated_expiry(
+pub(crate) fn rotated_expiry(
     old: &KeyRecord,
     old_expires_at: SystemTime,
     is_deprecated: bool,
@@ -283,12 +284,12 @@ pub(super) fn rotated_expiry(
 }
 
 /// An update of one row by its id has to meet it.
-pub(super) fn found(id: &KeyId, rows: u64) -> Result<(), StoreError> {
+pub(crate) fn found(id: &KeyId, rows: u64) -> Result<(), StoreError> {
     if rows == 0 { Err(StoreError::NotFound(id.clone())) } else { Ok(()) }
 }
 
 /// From the answer to [`SELECT_POLICY`].
-pub(super) fn policy(
+pub(crate) fn policy(
     legacy: &str,
     accept_until: Option<SystemTime>,
 ) -> Result<LegacyPolicy, StoreError> {
@@ -306,7 +307,7 @@ pub(super) fn policy(
 }
 
 /// From the answer to [`SELECT_TIME_ZONE`].
-pub(super) fn time_zone(name: &str) -> Result<TimeZone, StoreError> {
+pub(crate) fn time_zone(name: &str) -> Result<TimeZone, StoreError> {
     name.parse().map_err(|_| {
         StoreError::Schema(format!(
             "table {SETTINGS} holds the time zone {name:?}, which this version does not know; update \
@@ -316,7 +317,7 @@ pub(super) fn time_zone(name: &str) -> Result<TimeZone, StoreError> {
 }
 
 /// From the answer to [`Statements::count_by_format`]: HMAC-SHA-256, SHA-256, and all.
-pub(super) fn counts((hmac_sha256, sha256, all): (i64, i64, i64)) -> FormatCounts {
+pub(crate) fn counts((hmac_sha256, sha256, all): (i64, i64, i64)) -> FormatCounts {
     FormatCounts {
         hmac_sha256: hmac_sha256.unsigned_abs(),
         sha256: sha256.unsigned_abs(),
@@ -325,13 +326,13 @@ pub(super) fn counts((hmac_sha256, sha256, all): (i64, i64, i64)) -> FormatCount
 }
 
 /// Of the rows that a look-up found, the one of the earliest candidate.
-pub(super) fn earliest(hashes: &[KeyHash], records: Vec<KeyRecord>) -> Option<KeyRecord> {
+pub(crate) fn earliest(hashes: &[KeyHash], records: Vec<KeyRecord>) -> Option<KeyRecord> {
     let preference = |record: &KeyRecord| hashes.iter().position(|hash| *hash == record.hash);
     records.into_iter().min_by_key(preference)
 }
 
 /// Whether the database knows the secret that would write to it; `None` when it knows none yet.
-pub(super) fn knows(current: &ServerSecret, known: &[String]) -> Result<Option<()>, StoreError> {
+pub(crate) fn knows(current: &ServerSecret, known: &[String]) -> Result<Option<()>, StoreError> {
     let current = current.fingerprint();
     match known {
         [] => Ok(None),
@@ -341,7 +342,7 @@ pub(super) fn knows(current: &ServerSecret, known: &[String]) -> Result<Option<(
 }
 
 /// A secret can be added only where there is a table for it.
-pub(super) fn require_secrets(schema: Schema) -> Result<(), StoreError> {
+pub(crate) fn require_secrets(schema: Schema) -> Result<(), StoreError> {
     let problem = "table lexikon_auth_secrets is missing; run extend_schema first";
     if schema.has_secrets { Ok(()) } else { Err(StoreError::Schema(problem.to_owned())) }
 }

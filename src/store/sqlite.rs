@@ -3,16 +3,16 @@
 //!
 //! Rows that this store writes read back in SQLAlchemy: times as `YYYY-MM-DD HH:MM:SS.ffffff`, booleans
 //! as 0 and 1, hashes as 64 hex digits. `expires_at` and `last_used_at` are in the
-//! [`TimeZone`](crate::TimeZone) of the service, as it writes them; all other times are in UTC, as
+//! [`TimeZone`](crate::store::TimeZone) of the service, as it writes them; all other times are in UTC, as
 //! SQLite's own `CURRENT_TIMESTAMP` is.
 
 mod feed;
 mod file;
 mod keys;
-pub(super) mod row;
-pub(super) mod schema;
+pub(crate) mod row;
+pub(crate) mod schema;
 mod time_zone;
-pub(super) mod timestamp;
+pub(crate) mod timestamp;
 mod triggers;
 
 use std::fmt;
@@ -31,14 +31,15 @@ use self::file::OpenedFile;
 use self::timestamp::{from_text, to_text, to_text_optional};
 use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
 use super::sql::{knows, policy, require_secrets};
-use super::time_zone::SharedZone;
+use crate::crypto::hash::{Candidates, HashFormat};
+use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::StoreError;
-use crate::hash::{Candidates, HashFormat};
+use crate::id::OwnerId;
 use crate::policy::LegacyPolicy;
-use crate::policy_follower::PolicySource;
-use crate::record::{KeyRecord, OwnerId};
-use crate::secret::{SecretRing, ServerSecret};
+use crate::record::KeyRecord;
+use crate::store::PolicySource;
 use crate::telemetry::Calls;
+use crate::time_zone::SharedZone;
 
 /// How long a call waits for a lock or for a connection before the store is unavailable: a request
 /// waits behind it.
@@ -62,7 +63,7 @@ const NOT_A_PATH: &str =
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("keys.db");
-/// use lexikon_auth::SqliteStore;
+/// use lexikon_auth::store::SqliteStore;
 /// let store = SqliteStore::open_or_create(&path).await?;
 /// # store.close().await;
 /// # Ok(()) }
@@ -70,12 +71,12 @@ const NOT_A_PATH: &str =
 /// ```
 #[derive(Clone)]
 pub struct SqliteStore {
-    pub(super) pool: SqlitePool,
-    pub(super) schema: Schema,
-    pub(super) statements: Arc<Statements>,
+    pub(crate) pool: SqlitePool,
+    pub(crate) schema: Schema,
+    pub(crate) statements: Arc<Statements>,
     /// The look-ups for one candidate, for two, and so on.
     find: Arc<[SqlStr]>,
-    pub(super) zone: SharedZone,
+    pub(crate) zone: SharedZone,
     file: OpenedFile,
     calls: Calls,
 }
@@ -86,7 +87,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`StoreError::CannotOpen`] when there is no such file, it may not be read, or the path is a URL
-    /// or `:memory:` (for keys in memory there is [`MemoryStore`](crate::MemoryStore)),
+    /// or `:memory:` (for keys in memory there is [`MemoryStore`](crate::store::MemoryStore)),
     /// [`StoreError::Corrupt`] when it is not a database, [`StoreError::Schema`] when it holds other
     /// tables, [`StoreError::ReadOnly`] when it is empty and cannot be written.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
@@ -165,7 +166,7 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// The changes of keys and owners, as a [`Follower`](crate::Follower) of a cache over this store
+    /// The changes of keys and owners, as a [`Follower`](crate::tasks::Follower) of a cache over this store
     /// takes them: those of other processes, the Python service and `lxk` among them. The database needs
     /// the [extension](Self::extend_schema), which a new one has.
     ///
@@ -174,7 +175,8 @@ impl SqliteStore {
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("keys.db");
-    /// use lexikon_auth::{CachedStore, Follower, SqliteStore};
+    /// use lexikon_auth::store::{CachedStore, SqliteStore};
+    /// use lexikon_auth::tasks::Follower;
     /// let database = SqliteStore::open_or_create(&path).await?.extend_schema().await?;
     /// let store = CachedStore::new(database.clone());
     /// let follower = Follower::spawn(store.clone(), database.changes());
@@ -188,7 +190,7 @@ impl SqliteStore {
     }
 
     /// Disables or enables an owner: the keys of a disabled one are refused. Caches over this store
-    /// learn of it from a [`Follower`](crate::Follower) of its [`changes`](Self::changes), or by their
+    /// learn of it from a [`Follower`](crate::tasks::Follower) of its [`changes`](Self::changes), or by their
     /// `invalidate`.
     ///
     /// # Errors
@@ -275,7 +277,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    pub(super) async fn insert_in(
+    pub(crate) async fn insert_in(
         &self,
         connection: &mut SqliteConnection,
         record: &KeyRecord,
@@ -378,7 +380,7 @@ fn make_private(path: &Path) {
 }
 
 /// What a failure of sqlx means to a caller. SQLite's codes: <https://www.sqlite.org/rescode.html>.
-pub(super) fn unavailable(error: sqlx::Error) -> StoreError {
+pub(crate) fn unavailable(error: sqlx::Error) -> StoreError {
     let Some(database) = error.as_database_error() else {
         return StoreError::Unavailable(error.into());
     };

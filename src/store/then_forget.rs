@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::Unsettled;
 use crate::error::StoreError;
+use crate::unsettled::Unsettled;
 
 /// How often caches forget while it is not known whether a write was made.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -101,7 +101,7 @@ pub(crate) fn entry_tampered() {
 /// A request has no key that could be verified.
 #[cfg(feature = "tower")]
 #[cold]
-pub(crate) fn bad_credential(problem: crate::http::BadCredential) {
+pub(crate) fn bad_credential(problem: impl Display) {
     debug!(target: SECURITY_TARGET, %problem, "a request does not say which key is meant");
 }
 

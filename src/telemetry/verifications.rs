@@ -3,10 +3,9 @@
 use std::time::SystemTime;
 
 use super::{Counter, Histogram, Stopwatch, security, table};
+use crate::crypto::hash::{HashFormat, Match};
 use crate::error::{Refusal, VerifyError};
-use crate::hash::HashFormat;
 use crate::record::KeyRecord;
-use crate::verify::VerifiedKey;
 
 pub(crate) struct Verifications {
     hmac_sha256: Counter,
@@ -74,30 +73,21 @@ impl Verifications {
         self.shadow_refused.add(1);
     }
 
-    /// Reports how a verification ended.
-    #[inline]
-    pub(crate) fn ended(&self, started: Stopwatch, answer: &Result<VerifiedKey, VerifyError>) {
-        match answer {
-            Ok(verified) => self.accepted(started, verified),
-            Err(error) => {
-                security::not_accepted(error);
-                self.not_accepted(started, error);
-            }
-        }
-    }
-
-    fn accepted(&self, started: Stopwatch, verified: &VerifiedKey) {
+    /// Reports an accepted key.
+    pub(crate) fn accepted(&self, started: Stopwatch, matched: Match) {
         self.durations.accepted.record(started.elapsed());
-        match verified.format() {
+        match matched.format() {
             HashFormat::HmacSha256 => self.hmac_sha256.add(1),
             HashFormat::Sha256 => self.sha256.add(1),
         }
-        if verified.is_under_retired_secret() {
+        if matched == Match::Retired {
             self.under_retired_secret.add(1);
         }
     }
 
-    fn not_accepted(&self, started: Stopwatch, error: &VerifyError) {
+    /// Reports a key that was not accepted.
+    pub(crate) fn not_accepted(&self, started: Stopwatch, error: &VerifyError) {
+        security::not_accepted(error);
         let Some(refusal) = error.refusal() else {
             self.durations.unavailable.record(started.elapsed());
             return self.unavailable.add(1);

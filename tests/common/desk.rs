@@ -5,9 +5,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::clock::ManualClock;
+use lexikon_auth::store::{MemoryStore, Page};
 use lexikon_auth::{
-    IssuedKey, KeyId, KeyManager, KeyRecord, ManageError, ManualClock, MemoryStore, NewKey, Page,
-    Refusal, Rotation, StoreError, Verifier,
+    IssuedKey, KeyId, KeyManager, KeyRecord, ManageError, NewKey, Refusal, Rotation, StoreError,
+    Verifier,
 };
 
 use crate::common::{clock_at_noon, one_secret, ready};

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lexikon_auth::{ApiKey, Candidates, KeyLookup, KeyRecord, KeyStore, MemoryStore, StoreError};
+use lexikon_auth::crypto::Candidates;
+use lexikon_auth::store::{KeyLookup, KeyStore, MemoryStore};
+use lexikon_auth::{ApiKey, KeyRecord, StoreError};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 

@@ -10,9 +10,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use hmac::{Hmac, KeyInit, Mac};
+use lexikon_auth::clock::{Clock, ManualClock};
+use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, PresentedKey};
+use lexikon_auth::store::{KeyLookup, KeyStore, MemoryStore};
 use lexikon_auth::{
-    Candidates, Clock, HashFormat, KeyHash, KeyId, KeyLookup, KeyRecord, KeyStore, ManualClock,
-    MemoryStore, OwnerId, PresentedKey, Refusal, SecretRing, ServerSecret, StoreError, Verifier,
+    KeyId, KeyRecord, OwnerId, Refusal, SecretRing, ServerSecret, StoreError, Verifier,
 };
 use sha2::{Digest, Sha256};
 

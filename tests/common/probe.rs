@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::crypto::Candidates;
+use lexikon_auth::store::{
+    FormatCounts, HashChange, KeyLookup, KeyStore, MemoryStore, Page, Usage,
+};
+use lexikon_auth::tasks::Flushed;
 use lexikon_auth::{
-    Candidates, Flushed, FormatCounts, HashChange, KeyId, KeyLookup, KeyRecord, KeyStore,
-    KeyUpdate, LegacyPolicy, MemoryStore, OwnerId, Page, Policy, StoreError, Usage, Verifier,
+    KeyId, KeyRecord, KeyUpdate, LegacyPolicy, OwnerId, Policy, StoreError, Verifier,
 };
 
 use crate::common::{self, SECRETS, TAGGED, UNTAGGED, hmac_hash, legacy_hash, ready, record};

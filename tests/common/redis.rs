@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lexikon_auth::RedisOptions;
+use lexikon_auth::store::RedisOptions;
 
 /// A server; it stops when its input closes with the value or the process.
 pub struct RedisServer {

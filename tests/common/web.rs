@@ -10,7 +10,8 @@ use http::header::{AsHeaderName, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use lexikon_auth::http::{Admin, ApiKeyLayer, Read, RequireScope, Scoped, Write};
-use lexikon_auth::{KeyRecord, MemoryStore, VerifiedKey, Verifier};
+use lexikon_auth::store::MemoryStore;
+use lexikon_auth::{KeyRecord, VerifiedKey, Verifier};
 use tower::ServiceExt;
 
 use crate::common::{

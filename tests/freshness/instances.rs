@@ -3,10 +3,11 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use lexikon_auth::{
-    CacheOptions, CachedStore, DynKeyStore, Follower, KeyManager, PostgresStore, RedisOptions,
-    RedisStore, SqliteStore, Verifier,
+use lexikon_auth::store::{
+    CacheOptions, CachedStore, DynKeyStore, PostgresStore, RedisOptions, RedisStore, SqliteStore,
 };
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::{KeyManager, Verifier};
 
 use crate::common::one_secret;
 use crate::proxy::Proxy;

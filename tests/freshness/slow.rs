@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth::crypto::Candidates;
 use lexikon_auth::store::FeedEvent;
-use lexikon_auth::{
-    Candidates, DynKeyStore, FormatCounts, HashChange, KeyId, KeyLookup, KeyRecord, KeyStore,
-    KeyUpdate, OwnerId, Page, StoreError, Usage,
+use lexikon_auth::store::{
+    DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, Page, Usage,
 };
+use lexikon_auth::{KeyId, KeyRecord, KeyUpdate, OwnerId, StoreError};
 use tokio::time::sleep;
 
 #[derive(Clone)]

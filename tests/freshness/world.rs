@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lexikon_auth::{DynKeyStore, KeyManager, NewKey, PostgresStore, SqliteStore};
+use lexikon_auth::store::{DynKeyStore, PostgresStore, SqliteStore};
+use lexikon_auth::{KeyManager, NewKey};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
-use lexikon_auth::TimeZone;
+use lexikon_auth::store::TimeZone;
 use serde_json::json;
 
 use crate::failure::Failure;

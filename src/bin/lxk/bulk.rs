@@ -1,8 +1,8 @@
 //! Changes to many rows: batch by batch, with caches that are told of each before the next begins, and an
 //! end between two of them where a signal asks for it.
 
+use lexikon_auth::admin::BatchObserver;
 use lexikon_auth::store::BulkChange;
-use lexikon_auth::table::BatchObserver;
 
 use crate::database::Database;
 use crate::failure::Failure;

@@ -1,9 +1,10 @@
 //! The cache in Redis.
 
 use clap::{Args, Subcommand};
+use lexikon_auth::StoreError;
+use lexikon_auth::admin::KeyTable;
 use lexikon_auth::store::SharedCache;
-use lexikon_auth::table::KeyTable;
-use lexikon_auth::{DynKeyStore, RedisStore, StoreError};
+use lexikon_auth::store::{DynKeyStore, RedisStore};
 use serde_json::json;
 
 use crate::database::{Database, described, own_cache, redis_client, redis_options, variable};

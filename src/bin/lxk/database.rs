@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::str::FromStr;
 use std::time::Duration;
 
+use lexikon_auth::admin::{KeyFilter, KeyTable};
 use lexikon_auth::store::SharedCache;
-use lexikon_auth::table::{KeyFilter, KeyTable};
-use lexikon_auth::{
-    DynKeyStore, PostgresStore, RedisOptions, RedisStore, SecretRing, ServerSecret, SqliteStore,
-    StoreError, TimeZone,
+use lexikon_auth::store::{
+    DynKeyStore, PostgresStore, RedisOptions, RedisStore, SqliteStore, TimeZone,
 };
+use lexikon_auth::{SecretRing, ServerSecret, StoreError};
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};

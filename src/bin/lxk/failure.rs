@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use lexikon_auth::{EntropyError, ManageError, SecretError, StoreError, TimeZoneError};
+use lexikon_auth::crypto::EntropyError;
+use lexikon_auth::store::TimeZoneError;
+use lexikon_auth::{ManageError, SecretError, StoreError};
 
 use crate::interruption::exit_code;
 

@@ -4,10 +4,13 @@ use std::io::{BufRead, Read};
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
-use lexikon_auth::table::{KeyFilter, KnownFormat};
+use lexikon_auth::admin::{KeyFilter, KnownFormat};
+use lexikon_auth::clock::{Clock, SystemClock};
+use lexikon_auth::crypto::KEY_PREFIX;
+use lexikon_auth::store::{DynKeyStore, KeyStore};
 use lexikon_auth::{
-    Clock, DynKeyStore, IssuedKey, KEY_PREFIX, KeyId, KeyManager, KeyRecord, KeyStore, KeyUpdate,
-    ManageError, NewKey, Policy, Rotation, StoreError, SystemClock, Verifier, VerifyError,
+    IssuedKey, KeyId, KeyManager, KeyRecord, KeyUpdate, ManageError, NewKey, Policy, Rotation,
+    StoreError, Verifier, VerifyError,
 };
 use serde_json::{Value, json};
 use zeroize::Zeroizing;

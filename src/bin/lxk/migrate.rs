@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
 use lexikon_auth::LegacyPolicy;
-use lexikon_auth::table::{KeyFilter, KeyTable, KnownFormat, ListedKey, StoredPolicy};
+use lexikon_auth::admin::{KeyFilter, KeyTable, KnownFormat, ListedKey, StoredPolicy};
 use serde_json::{Value, json};
 
 use crate::arguments::{ago, ahead, date as parse_date, past_date, span};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use lexikon_auth::table::{ImpossibleUse, KeyFilter, KeyTable};
+use lexikon_auth::admin::{ImpossibleUse, KeyFilter, KeyTable};
 use lexikon_auth::{ManageError, SecretRing, StoreError};
 use serde_json::json;
 

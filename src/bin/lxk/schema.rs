@@ -1,7 +1,7 @@
 //! The additive changes to the schema.
 
 use clap::{Args, Subcommand};
-use lexikon_auth::TimeZone;
+use lexikon_auth::store::TimeZone;
 use serde_json::json;
 
 use crate::arguments::zone;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
-use lexikon_auth::table::{KeyFilter, KeyTable, KnownSecret};
+use lexikon_auth::admin::{KeyFilter, KeyTable, KnownSecret};
 use lexikon_auth::{SecretRing, ServerSecret};
 use secrecy::ExposeSecret;
 use serde_json::json;

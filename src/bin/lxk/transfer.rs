@@ -12,9 +12,11 @@ use std::io::{BufRead, Read};
 use std::time::SystemTime;
 
 use clap::Args;
+use lexikon_auth::KeyRecord;
+use lexikon_auth::admin::KeyFilter;
+use lexikon_auth::crypto::{HashFormat, KeyHash};
 use lexikon_auth::store::Change;
-use lexikon_auth::table::KeyFilter;
-use lexikon_auth::{HashFormat, KeyHash, KeyRecord, Revocation};
+use lexikon_auth::store::Revocation;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use governor::clock::Clock;
@@ -18,6 +18,7 @@ use tokio::task::yield_now;
 
 use crate::http::denial::Denial;
 use crate::telemetry::security;
+use crate::util::lock::lock;
 
 /// Longer ones would lock out whoever gets the address next, and governor counts nanoseconds in 64 bits.
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -69,11 +70,6 @@ impl Drop for LookUps {
 }
 
 type ByAddress = HashMap<IpAddr, Weak<LookUps>>;
-
-fn lock(look_ups: &Mutex<ByAddress>) -> MutexGuard<'_, ByAddress> {
-    // Nothing panics while the lock is held.
-    look_ups.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What is counted.
 pub(super) struct Refusals {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use quick_cache::sync::Cache;
@@ -13,9 +13,11 @@ use super::CacheOptions;
 use super::counts::{CacheCounts, Counters, Size};
 use super::flight::{Flight, Reading};
 use super::log::{ChangeLog, Position};
-use crate::hash::KeyHash;
-use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::crypto::hash::KeyHash;
+use crate::id::{KeyId, OwnerId};
+use crate::record::KeyRecord;
 use crate::store::Change;
+use crate::util::lock::lock;
 
 #[cfg(test)]
 mod tests;
@@ -349,9 +351,4 @@ impl<T> Lifecycle<KeyHash, T> for Evicted {
 fn nanoseconds(duration: Duration) -> Nanoseconds {
     // 584 years, short of `NEVER`.
     Nanoseconds::try_from(duration.as_nanos()).unwrap_or(NEVER - 1)
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No lock is held across anything that panics half-way.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::store::Change;
 use crate::telemetry::{Counter, Gauge, Tally, table};
 
-/// What has happened in a [`CachedStore`](crate::CachedStore) since it was made, and what it holds.
+/// What has happened in a [`CachedStore`](crate::store::CachedStore) since it was made, and what it holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheCounts {

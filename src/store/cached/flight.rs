@@ -7,12 +7,13 @@ use std::sync::Arc;
 use futures_util::future::{FutureExt, Shared, WeakShared, ready};
 
 use super::CachedStore;
-use super::copies::{Copies, lock};
+use super::copies::Copies;
 use super::log::Position;
+use crate::crypto::hash::{Candidates, KeyHash};
 use crate::error::StoreError;
-use crate::hash::{Candidates, KeyHash};
 use crate::record::KeyRecord;
 use crate::store::{Change, KeyLookup};
+use crate::util::lock::lock;
 
 pub(super) type Answer = Result<Option<Arc<KeyRecord>>, StoreError>;
 type SharedAnswer = Result<Reading, Arc<StoreError>>;

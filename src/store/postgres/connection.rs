@@ -1,7 +1,7 @@
 //! Leases of connections, and what an error of the database means.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
@@ -12,8 +12,9 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::error::StoreError;
-use crate::store::Unsettled;
 use crate::store::sql::constant;
+use crate::unsettled::Unsettled;
+use crate::util::lock::lock;
 
 /// How long a connection waits for its next statement before it goes back to the pool.
 const KEPT: Duration = Duration::from_millis(50);
@@ -30,7 +31,7 @@ const OVERDUE: Duration = Duration::from_millis(100);
 /// Connections of a pool, some of them kept for the next statement: with every return the pool asks the
 /// server for a sign of life, which doubles the round trips of a verification.
 #[derive(Clone)]
-pub(in crate::store) struct Connections {
+pub(crate) struct Connections {
     pool: PgPool,
     /// How long a statement takes at most.
     patience: Duration,
@@ -105,7 +106,7 @@ impl Connections {
         Err(StoreError::Unsettled(settled))
     }
 
-    pub(in crate::store) fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
@@ -171,11 +172,6 @@ impl Drop for Kept {
             self.idle.drain(..).for_each(|idle| std::mem::forget(idle.connection));
         }
     }
-}
-
-fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    // Nothing panics while the lock is held.
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection for some statements. Unless their work [ended](Self::end), an answer may still be on its
@@ -293,7 +289,7 @@ fn is_unknown<T>(done: &Result<T, StoreError>) -> bool {
 
 /// What a failure of sqlx means to a caller. PostgreSQL's codes:
 /// <https://www.postgresql.org/docs/15/errcodes-appendix.html>.
-pub(in crate::store) fn unavailable(error: sqlx::Error) -> StoreError {
+pub(crate) fn unavailable(error: sqlx::Error) -> StoreError {
     match error.as_database_error().and_then(|database| database.code()).as_deref() {
         // unique_violation
         Some("23505") => StoreError::Conflict,

@@ -8,26 +8,24 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo, PgValueRef, Postgres};
 use sqlx::{Decode, Encode, Row, Type};
 
+use crate::crypto::hash::{HashFormat, KeyHash};
 use crate::error::StoreError;
-use crate::hash::{HashFormat, KeyHash};
-use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
-use crate::store::TimeZone;
+use crate::id::{KeyId, OwnerId};
+use crate::record::{KeyRecord, Revocation};
+use crate::time_zone::TimeZone;
 
 /// A `timestamp without time zone`: microseconds since 2000-01-01, as it goes over the wire.
 ///
 /// sqlx's own conversions to calendar types panic on `infinity` and on years beyond 9999, which a
 /// column can hold; here they are a time far away.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Timestamp(i64);
+pub(crate) struct Timestamp(i64);
 
 /// 2000-01-01 in seconds since 1970.
 const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 impl Timestamp {
-    pub(in crate::store) fn new(
-        column: &'static str,
-        time: SystemTime,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn new(column: &'static str, time: SystemTime) -> Result<Self, StoreError> {
         let microseconds = |duration: Duration| i64::try_from(duration.as_micros()).ok();
         let microseconds = match time.duration_since(SystemTime::UNIX_EPOCH + EPOCH) {
             Ok(since) => microseconds(since),
@@ -40,14 +38,14 @@ impl Timestamp {
         microseconds.map(Self).ok_or(StoreError::Unstorable { column })
     }
 
-    pub(in crate::store) fn optional(
+    pub(crate) fn optional(
         column: &'static str,
         time: Option<SystemTime>,
     ) -> Result<Option<Self>, StoreError> {
         time.map(|time| Self::new(column, time)).transpose()
     }
 
-    pub(in crate::store) fn to_time(self) -> SystemTime {
+    pub(crate) fn to_time(self) -> SystemTime {
         let distance = Duration::from_micros(self.0.unsigned_abs());
         let epoch = SystemTime::UNIX_EPOCH + EPOCH;
         if self.0 < 0 { epoch - distance } else { epoch + distance }
@@ -79,7 +77,7 @@ impl Decode<'_, Postgres> for Timestamp {
 }
 
 /// Reads a row of a query that [`Statements`](super::Statements) made.
-pub(in crate::store) fn read_record(row: &PgRow, zone: &TimeZone) -> Result<KeyRecord, StoreError> {
+pub(crate) fn read_record(row: &PgRow, zone: &TimeZone) -> Result<KeyRecord, StoreError> {
     let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
     let id = KeyId::from(columns.read::<&str>(0, "id")?);
     let owner = OwnerId::from(columns.read::<&str>(1, "user_id")?);

@@ -118,7 +118,7 @@ const REPORT_OWNERS: &str = "
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1819831135)";
 
 /// Waits for whoever else is changing the schema or the secrets, until the end of the transaction.
-pub(in crate::store) async fn take_turns(transaction: &mut PgConnection) -> Result<(), StoreError> {
+pub(crate) async fn take_turns(transaction: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::query(LOCK).execute(transaction).await.map_err(unavailable).map(drop)
 }
 
@@ -195,7 +195,7 @@ pub(super) async fn extend(
 }
 
 /// What adds the parts of the extension that are missing, or of another version.
-pub(in crate::store) async fn missing(
+pub(crate) async fn missing(
     connection: &mut PgConnection,
     schema: Schema,
 ) -> Result<Vec<&'static str>, StoreError> {

@@ -11,7 +11,7 @@ use super::row::{Timestamp, read_record};
 use crate::error::StoreError;
 use crate::record::KeyRecord;
 use crate::store::sql::{self, INSERT_TIME_ZONE, SELECT_TIME_ZONE};
-use crate::store::time_zone::{self, TimeZone};
+use crate::time_zone::{self, TimeZone};
 
 impl PostgresStore {
     /// Reads and writes `expires_at` and `last_used_at` in the time zone that the lexikon service ran in,
@@ -27,7 +27,7 @@ impl PostgresStore {
     /// # Examples
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    /// use lexikon_auth::PostgresStore;
+    /// use lexikon_auth::store::PostgresStore;
     /// let store = PostgresStore::connect("postgres://lexikon@localhost/lexikon".parse()?).await?;
     /// let store = store.with_time_zone("Europe/Paris".parse()?).await?;
     /// # Ok(()) }
@@ -43,7 +43,7 @@ impl PostgresStore {
     }
 
     /// The zone that the database keeps.
-    pub(in crate::store) async fn kept_zone(&self) -> Result<Option<TimeZone>, StoreError> {
+    pub(crate) async fn kept_zone(&self) -> Result<Option<TimeZone>, StoreError> {
         if !self.schema.has_settings {
             return Ok(None);
         }
@@ -60,7 +60,7 @@ impl PostgresStore {
     }
 
     /// Uses a zone, and has the database keep it. Of several, the first one that it is given decides.
-    pub(in crate::store) async fn keep_zone(&self, zone: &TimeZone) -> Result<(), StoreError> {
+    pub(crate) async fn keep_zone(&self, zone: &TimeZone) -> Result<(), StoreError> {
         time_zone::check(zone, self.zone.given())?;
         if self.schema.has_settings {
             if self.kept_zone().await?.is_none() {

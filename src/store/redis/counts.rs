@@ -2,7 +2,7 @@
 
 use crate::telemetry::{Counter, Histogram, Tally, table};
 
-/// What has happened in a [`RedisStore`](crate::RedisStore) since it was made.
+/// What has happened in a [`RedisStore`](crate::store::RedisStore) since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RedisCounts {

@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use subtle::ConstantTimeEq;
 
-use crate::hash::{HashFormat, KeyHash};
-use crate::hmac::{Blocks, DIGEST, HmacKey, Message};
-use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
+use crate::crypto::hash::{HashFormat, KeyHash};
+use crate::crypto::hmac::{Blocks, DIGEST, HmacKey, Message};
+use crate::id::{KeyId, OwnerId};
+use crate::record::{KeyRecord, Revocation};
 
 /// The layout. An entry of another one is not read.
 const VERSION: u8 = 3;

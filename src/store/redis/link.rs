@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -19,6 +19,7 @@ use super::script::Scripts;
 use super::server::examine;
 use crate::store::Change;
 use crate::telemetry::{Gauge, table};
+use crate::util::lock::{lock, read, write};
 
 /// How often the server is examined, and how long it is left alone after a fault; twice as long after
 /// each attempt that fails,
@@ -221,15 +222,14 @@ impl Link {
     }
 
     pub(super) fn any(&self) -> Option<Connected> {
-        // Nothing panics while the lock is held.
-        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*read(&self.state) {
             State::Up(connected) => Some(connected.clone()),
             State::Down => None,
         }
     }
 
     fn state(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.state)
     }
 
     fn enter(&self, state: &mut State, new: State) {
@@ -370,9 +370,4 @@ impl Drop for Unfinished {
             self.link.fail(&RedisError::from((ErrorKind::Client, problem)));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while the lock is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::hash::KeyHash;
+use crate::crypto::hash::KeyHash;
 use crate::store::Change;
 
 /// Shortest and longest life of an entry.
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 
-/// What a [`RedisStore`](crate::RedisStore) calls its entries, how long it keeps them, and how long it
+/// What a [`RedisStore`](crate::store::RedisStore) calls its entries, how long it keeps them, and how long it
 /// waits for Redis.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {

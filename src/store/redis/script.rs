@@ -8,9 +8,9 @@ use redis::{RedisError, RedisResult};
 
 use super::entry::{Generation, Moment, ServerTime};
 use super::options::RedisOptions;
-use crate::hash::KeyHash;
-use crate::key::fill_random;
+use crate::crypto::hash::KeyHash;
 use crate::store::Change;
+use crate::util::random::fill_random;
 
 /// Notes a change, and returns the generation and the time of the server.
 ///

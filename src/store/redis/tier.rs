@@ -13,10 +13,11 @@ use super::entry::{Entry, Generation, Moment, Name, ServerTime};
 use super::feed::unavailable;
 use super::link::{Connected, Link};
 use super::options::RedisOptions;
+use crate::crypto::hash::{Candidates, KeyHash};
+use crate::crypto::hmac::HmacKey;
 use crate::error::StoreError;
-use crate::hash::{Candidates, KeyHash};
-use crate::hmac::HmacKey;
-use crate::record::{KeyRecord, OwnerId};
+use crate::id::OwnerId;
+use crate::record::KeyRecord;
 use crate::store::Change;
 use crate::telemetry::{Stopwatch, security};
 

@@ -5,16 +5,16 @@ use std::time::SystemTime;
 
 use super::timestamp::{from_text, to_text};
 use super::{SqliteStore, schema, unavailable};
+use crate::crypto::hash::Candidates;
 use crate::error::StoreError;
-use crate::hash::Candidates;
-use crate::record::{KeyId, KeyRecord, OwnerId};
+use crate::id::{KeyId, OwnerId};
+use crate::record::KeyRecord;
+use crate::record::KeyUpdate;
 use crate::store::sql::{
     CACHES, REGISTER_CACHE, SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found,
     rotated_expiry,
 };
-use crate::store::{
-    FormatCounts, HashChange, KeyLookup, KeyStore, KeyUpdate, Page, SharedCache, Usage,
-};
+use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, Page, SharedCache, Usage};
 use crate::telemetry::Operation;
 
 impl KeyLookup for SqliteStore {

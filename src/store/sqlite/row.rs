@@ -4,17 +4,15 @@ use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{Decode, Row, Type};
 
 use super::timestamp::from_text;
+use crate::crypto::hash::{HashFormat, KeyHash};
 use crate::error::StoreError;
-use crate::hash::{HashFormat, KeyHash};
-use crate::record::{KeyId, KeyRecord, OwnerId, Revocation};
-use crate::store::TimeZone;
+use crate::id::{KeyId, OwnerId};
+use crate::record::{KeyRecord, Revocation};
+use crate::time_zone::TimeZone;
 
 /// Reads a row of a query that [`Statements`](super::Statements) made. SQLite lets any column hold
 /// anything, so each value is checked.
-pub(in crate::store) fn read_record(
-    row: &SqliteRow,
-    zone: &TimeZone,
-) -> Result<KeyRecord, StoreError> {
+pub(crate) fn read_record(row: &SqliteRow, zone: &TimeZone) -> Result<KeyRecord, StoreError> {
     let from_local_text = |text: &str| from_text(text).map(|local| zone.first_instant(local));
     let columns = Columns { id: row.try_get(0).unwrap_or_default(), row };
     let id = KeyId::from(columns.read::<&str>(0, "id")?);

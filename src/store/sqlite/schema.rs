@@ -103,7 +103,7 @@ pub(super) async fn extend(pool: &SqlitePool) -> Result<Schema, StoreError> {
 }
 
 /// What adds the parts of the extension that are missing, or of another version.
-pub(in crate::store) async fn missing(
+pub(crate) async fn missing(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<&'static str>, StoreError> {
     let Tables { api_keys, users, secrets, policies, deprecations, settings, caches } =
@@ -171,7 +171,7 @@ async fn tables(connection: &mut SqliteConnection) -> Result<Tables, StoreError>
     })
 }
 
-pub(in crate::store) async fn columns(
+pub(crate) async fn columns(
     connection: &mut SqliteConnection,
     table: &str,
 ) -> Result<Vec<String>, StoreError> {

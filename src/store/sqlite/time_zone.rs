@@ -10,7 +10,7 @@ use super::{SqliteStore, unavailable};
 use crate::error::StoreError;
 use crate::record::KeyRecord;
 use crate::store::sql::{self, INSERT_TIME_ZONE, SELECT_TIME_ZONE};
-use crate::store::time_zone::{self, TimeZone};
+use crate::time_zone::{self, TimeZone};
 
 impl SqliteStore {
     /// Reads and writes `expires_at` and `last_used_at` in the time zone that the lexikon service ran in,
@@ -28,7 +28,7 @@ impl SqliteStore {
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("keys.db");
-    /// use lexikon_auth::SqliteStore;
+    /// use lexikon_auth::store::SqliteStore;
     /// let store = SqliteStore::open_or_create(&path).await?;
     /// let store = store.with_time_zone("Europe/Paris".parse()?).await?;
     /// # store.close().await;
@@ -46,7 +46,7 @@ impl SqliteStore {
     }
 
     /// The zone that the database keeps.
-    pub(in crate::store) async fn kept_zone(&self) -> Result<Option<TimeZone>, StoreError> {
+    pub(crate) async fn kept_zone(&self) -> Result<Option<TimeZone>, StoreError> {
         if !self.schema.has_settings {
             return Ok(None);
         }
@@ -62,7 +62,7 @@ impl SqliteStore {
     }
 
     /// Uses a zone, and has the database keep it. Of several, the first one that it is given decides.
-    pub(in crate::store) async fn keep_zone(&self, zone: &TimeZone) -> Result<(), StoreError> {
+    pub(crate) async fn keep_zone(&self, zone: &TimeZone) -> Result<(), StoreError> {
         time_zone::check(zone, self.zone.given())?;
         if self.schema.has_settings {
             if self.kept_zone().await?.is_none() {

@@ -17,10 +17,7 @@ const READ: &[BorrowedFormatItem<'_>] = format_description!(
     "[year]-[month]-[day] [hour]:[minute]:[second][optional [.[subsecond]]]"
 );
 
-pub(in crate::store) fn to_text(
-    column: &'static str,
-    time: SystemTime,
-) -> Result<String, StoreError> {
+pub(crate) fn to_text(column: &'static str, time: SystemTime) -> Result<String, StoreError> {
     let unstorable = || StoreError::Unstorable { column };
     let nanoseconds = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => i128::try_from(since.as_nanos()).ok(),
@@ -31,14 +28,14 @@ pub(in crate::store) fn to_text(
     time.format(WRITTEN).map_err(|_| unstorable())
 }
 
-pub(in crate::store) fn to_text_optional(
+pub(crate) fn to_text_optional(
     column: &'static str,
     time: Option<SystemTime>,
 ) -> Result<Option<String>, StoreError> {
     time.map(|time| to_text(column, time)).transpose()
 }
 
-pub(in crate::store) fn from_text(text: &str) -> Option<SystemTime> {
+pub(crate) fn from_text(text: &str) -> Option<SystemTime> {
     Some(PrimitiveDateTime::parse(text, READ).ok()?.assume_utc().into())
 }
 

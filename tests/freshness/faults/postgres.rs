@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use lexikon_auth::PostgresStore;
+use lexikon_auth::store::PostgresStore;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::task::block_in_place;
 use tokio::time::sleep;

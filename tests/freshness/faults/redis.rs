@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use lexikon_auth::{Change, MemoryStore, RedisStore};
+use lexikon_auth::store::{Change, MemoryStore, RedisStore};
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 use tokio::task::block_in_place;
 use tokio::time::sleep;

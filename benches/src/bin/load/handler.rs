@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+use lexikon_auth::crypto::PresentedKey;
 use lexikon_auth::http::ApiKeyLayer;
-use lexikon_auth::{KeyRecord, KeyStore, MemoryStore, PresentedKey, Verifier};
+use lexikon_auth::store::{KeyStore, MemoryStore};
+use lexikon_auth::{KeyRecord, Verifier};
 use lexikon_auth_benches::ring;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -46,7 +48,8 @@ async fn verifier() -> Result<Verifier<MemoryStore>, Failure> {
     let path = std::env::var(KEYS)?;
     for (number, key) in std::fs::read_to_string(path)?.lines().enumerate() {
         let key = PresentedKey::parse(key)?;
-        let candidates = lexikon_auth::Candidates::compute(&key, &ring).ok_or("a forged key")?;
+        let candidates =
+            lexikon_auth::crypto::Candidates::compute(&key, &ring).ok_or("a forged key")?;
         let (id, hash) = (number.to_string().into(), candidates.as_slice()[0]);
         store.insert(&KeyRecord::new(id, "user-1".into(), hash)).await?;
     }

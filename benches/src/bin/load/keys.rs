@@ -1,6 +1,8 @@
 //! The keys that clients present, and the databases that know them.
 
-use lexikon_auth::{ApiKey, KeyHash, PostgresStore, ServerSecret, SqliteStore};
+use lexikon_auth::crypto::KeyHash;
+use lexikon_auth::store::{PostgresStore, SqliteStore};
+use lexikon_auth::{ApiKey, ServerSecret};
 use lexikon_auth_benches::{SECRETS, ring};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -75,8 +77,9 @@ impl Presented {
     fn rows(&self) -> Vec<String> {
         let ring = ring(1);
         let hmac = |key: &String| {
-            let key = lexikon_auth::PresentedKey::parse(key).expect("an issued key");
-            let candidates = lexikon_auth::Candidates::compute(&key, &ring).expect("a good tag");
+            let key = lexikon_auth::crypto::PresentedKey::parse(key).expect("an issued key");
+            let candidates =
+                lexikon_auth::crypto::Candidates::compute(&key, &ring).expect("a good tag");
             candidates.as_slice()[0].to_hex()
         };
         let sha = |key: &String| KeyHash::from_bytes(Sha256::digest(key).into()).to_hex();

@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lexikon_auth::{
-    CacheOptions, CachedStore, Candidates, Follower, KeyId, KeyLookup, KeyRecord, KeyStore,
-    MemoryStore, PostgresStore, StoreError, Verifier,
+use lexikon_auth::crypto::Candidates;
+use lexikon_auth::store::{
+    CacheOptions, CachedStore, KeyLookup, KeyStore, MemoryStore, PostgresStore,
 };
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::{KeyId, KeyRecord, StoreError, Verifier};
 use lexikon_auth_benches::{machine, ring};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -237,7 +239,7 @@ async fn throughput(effort: Effort, postgres: &Postgres, table: &mut Table) -> R
     let memory = MemoryStore::new();
     for number in 0..WARM {
         let text = key(number);
-        let presented = lexikon_auth::PresentedKey::parse(&text)?;
+        let presented = lexikon_auth::crypto::PresentedKey::parse(&text)?;
         let candidates = Candidates::compute(&presented, &ring(1)).expect("no tag");
         let record = database.find(&candidates).await?.expect("is there");
         memory.insert(&record).await?;
@@ -284,7 +286,7 @@ async fn memory(table: &mut Table) {
     let most = AtomicU64::new(0);
     for number in 0..KEYS {
         let text = key(number);
-        let presented = lexikon_auth::PresentedKey::parse(&text).expect("a key");
+        let presented = lexikon_auth::crypto::PresentedKey::parse(&text).expect("a key");
         let candidates = Candidates::compute(&presented, &ring(1)).expect("no tag");
         store.find(&candidates).await.expect("found");
         most.fetch_max((BYTES.load(Ordering::Relaxed) - before) as u64, Ordering::Relaxed);

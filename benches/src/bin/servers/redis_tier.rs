@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lexikon_auth::{CachedStore, PostgresStore, RedisOptions, RedisStore, Verifier};
+use lexikon_auth::Verifier;
+use lexikon_auth::store::{CachedStore, PostgresStore, RedisOptions, RedisStore};
 use lexikon_auth_benches::ring;
 
 use crate::servers::{Postgres, RedisServer};

@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use lexikon_auth::store::ChangeFeed;
-use lexikon_auth::{
-    CachedStore, Follower, KeyLookup, KeyManager, KeyStore, NewKey, PostgresStore, SqliteStore,
-    Verifier, VerifyError,
-};
+use lexikon_auth::store::{CachedStore, KeyLookup, KeyStore, PostgresStore, SqliteStore};
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::{KeyManager, NewKey, Verifier, VerifyError};
 use lexikon_auth_benches::ring;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::sleep;

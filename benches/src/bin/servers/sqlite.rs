@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lexikon_auth::{CachedStore, Follower, KeyManager, NewKey, SqliteStore};
+use lexikon_auth::store::{CachedStore, SqliteStore};
+use lexikon_auth::tasks::Follower;
+use lexikon_auth::{KeyManager, NewKey};
 use lexikon_auth_benches::ring;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use tokio::time::sleep;

@@ -1,0 +1,248 @@
+//! The steps that retire legacy keys.
+
+use std::time::SystemTime;
+
+use super::batches::{BatchObserver, Rows, Step};
+use super::filter::Condition;
+use super::filter::KeyFilter;
+use super::session::{Session, Value};
+use super::table::{KeyTable, require_table};
+use crate::error::StoreError;
+use crate::store::sql::{DEPRECATIONS, Schema};
+
+impl KeyTable {
+    /// Sets the expiry of the keys that the filter selects to `date`, and remembers what it was. Keys
+    /// that are revoked, or expire by then anyway, stay as they are. Returns how many there were.
+    ///
+    /// Instances of every version obey an expiry. Doing it again with an earlier date moves the expiry,
+    /// and still remembers the first one.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] without the extension of the schema; others when the database cannot
+    /// write. What was changed by then stays changed, and can be undone.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # use std::time::{Duration, SystemTime};
+    /// # use lexikon_auth::store::SqliteStore;
+    /// use lexikon_auth::admin::{KeyFilter, KeyTable};
+    /// # let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
+    /// let table = KeyTable::from(store);
+    /// let (now, week) = (SystemTime::now(), Duration::from_secs(7 * 24 * 3600));
+    /// let legacy = KeyFilter::legacy(None);
+    /// let count = table.deprecate(&legacy, now + week, now, &mut ()).await?;
+    /// assert_eq!(table.undo_deprecation(false, &mut ()).await?, count);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// # }
+    /// ```
+    pub async fn deprecate<O: BatchObserver>(
+        &self,
+        filter: &KeyFilter,
+        date: SystemTime,
+        now: SystemTime,
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
+        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let local_date = Value::Time(self.time_zone().to_local(date));
+        let steps = [
+            Step {
+                // What is remembered is the text of `expires_at` itself, so that it goes back as it was.
+                statement: format!(
+                    "INSERT INTO {DEPRECATIONS} \
+                     (key_id, expires_at_before, expires_at_set, deprecated_at) \
+                     SELECT k.id, k.expires_at, $1, $2 FROM api_keys k WHERE k.id IN ({{ids}}) \
+                     ON CONFLICT (key_id) DO UPDATE SET \
+                     expires_at_before = CASE \
+                         WHEN excluded.expires_at_before = {DEPRECATIONS}.expires_at_set \
+                         THEN {DEPRECATIONS}.expires_at_before ELSE excluded.expires_at_before END, \
+                     expires_at_set = excluded.expires_at_set, \
+                     deprecated_at = excluded.deprecated_at"
+                ),
+                values: vec![local_date, Value::Time(now)],
+            },
+            Step {
+                statement: "UPDATE api_keys SET expires_at = $1 WHERE id IN ({ids})".to_owned(),
+                values: vec![local_date],
+            },
+        ];
+        let condition = self.deprecatable(filter, date);
+        self.in_batches(Rows::keys(condition), &steps, observer).await
+    }
+
+    /// How many keys [`deprecate`](Self::deprecate) would change.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn count_deprecatable(
+        &self,
+        filter: &KeyFilter,
+        date: SystemTime,
+    ) -> Result<u64, StoreError> {
+        self.count_where(&self.deprecatable(filter, date)).await
+    }
+
+    /// Gives keys back the expiry that they had before [`deprecate`](Self::deprecate); with
+    /// `upgraded_only`, those alone whose hash has been replaced since. An expiry that somebody has
+    /// changed since stays. Returns how many keys were changed.
+    ///
+    /// A key that has been revoked since stays revoked.
+    ///
+    /// # Errors
+    /// Those of [`deprecate`](Self::deprecate).
+    pub async fn undo_deprecation<O: BatchObserver>(
+        &self,
+        upgraded_only: bool,
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
+        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let steps = [
+            Step {
+                statement: format!(
+                    "UPDATE api_keys SET expires_at = (SELECT d.expires_at_before \
+                     FROM {DEPRECATIONS} d WHERE d.key_id = api_keys.id) \
+                     WHERE id IN ({{ids}}) AND EXISTS (SELECT 1 FROM {DEPRECATIONS} d \
+                     WHERE d.key_id = api_keys.id AND d.expires_at_set = api_keys.expires_at)"
+                ),
+                values: Vec::new(),
+            },
+            Step {
+                statement: format!("DELETE FROM {DEPRECATIONS} WHERE key_id IN ({{ids}})"),
+                values: Vec::new(),
+            },
+        ];
+        let rows = deprecated(upgraded_only, self.schema());
+        self.in_batches(rows, &steps, observer).await
+    }
+
+    /// The earliest and the latest date that keys in the table were given by a deprecation and still
+    /// have; `None` when there are none, or all have been revoked.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn deprecation_dates(&self) -> Result<Option<(SystemTime, SystemTime)>, StoreError> {
+        if !self.schema().has_deprecations {
+            return Ok(None);
+        }
+        let select = format!(
+            "SELECT min(d.expires_at_set), max(d.expires_at_set) FROM {DEPRECATIONS} d \
+             JOIN api_keys k ON k.id = d.key_id AND k.expires_at = d.expires_at_set AND k.is_active"
+        );
+        let mut session = Session::read(&self.database).await?;
+        let row = session.row(&select, &[]).await?;
+        session.rollback().await?;
+        let from_local = |local| self.time_zone().first_instant(local);
+        Ok(row.time(0)?.map(from_local).zip(row.time(1)?.map(from_local)))
+    }
+
+    /// How many keys [`undo_deprecation`](Self::undo_deprecation) would change.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn count_deprecated(&self, upgraded_only: bool) -> Result<u64, StoreError> {
+        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let Rows { from, condition, .. } = deprecated(upgraded_only, self.schema());
+        let count = format!(
+            "SELECT count(*) {from} WHERE {} AND k.expires_at = d.expires_at_set",
+            condition.text
+        );
+        let mut session = Session::read(&self.database).await?;
+        let count = session.row(&count, &condition.values).await?.count(0)?;
+        session.rollback().await?;
+        Ok(count)
+    }
+
+    /// Revokes the keys that the filter selects, for good, and returns how many there were. Keys that are
+    /// revoked already stay as they are.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot write. What was revoked by then stays revoked.
+    pub async fn revoke_all<O: BatchObserver>(
+        &self,
+        filter: &KeyFilter,
+        at: SystemTime,
+        reason: &str,
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
+        let condition = self.condition(filter);
+        self.revoke_where(condition, at, reason, observer).await
+    }
+
+    /// Marks every key past its expiry at `now` as revoked, as
+    /// [`KeyStore::expire`](crate::store::KeyStore::expire) does, in batches. Returns how many there were.
+    ///
+    /// # Errors
+    /// Those of [`revoke_all`](Self::revoke_all).
+    pub async fn expire<O: BatchObserver>(
+        &self,
+        now: SystemTime,
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
+        self.revoke_where(self.expired(now), now, "expired", observer).await
+    }
+
+    /// How many keys [`expire`](Self::expire) would mark.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn count_expired(&self, now: SystemTime) -> Result<u64, StoreError> {
+        let mut condition = self.expired(now);
+        condition.text += " AND k.is_active";
+        self.count_where(&condition).await
+    }
+
+    async fn revoke_where<O: BatchObserver>(
+        &self,
+        mut condition: Condition<'_>,
+        at: SystemTime,
+        reason: &str,
+        observer: &mut O,
+    ) -> Result<u64, O::Error> {
+        condition.text += " AND k.is_active";
+        let step = if self.schema().has_details {
+            Step {
+                statement: "UPDATE api_keys SET is_active = FALSE, revoked_at = $1, \
+                     revoked_reason = $2 WHERE id IN ({ids})"
+                    .to_owned(),
+                values: vec![Value::Time(at), Value::Text(reason)],
+            }
+        } else {
+            let statement = "UPDATE api_keys SET is_active = FALSE WHERE id IN ({ids})".to_owned();
+            Step { statement, values: Vec::new() }
+        };
+        self.in_batches(Rows::keys(condition), &[step], observer).await
+    }
+
+    /// The keys past their expiry.
+    fn expired(&self, now: SystemTime) -> Condition<'static> {
+        let mut condition = Condition { text: "TRUE".to_owned(), values: Vec::new() };
+        condition.and("k.expires_at <= ?", Value::Time(self.time_zone().reached(now)));
+        condition
+    }
+
+    /// The keys that a deprecation changes.
+    fn deprecatable<'a>(&self, filter: &'a KeyFilter, date: SystemTime) -> Condition<'a> {
+        let mut condition = self.condition(filter);
+        let later = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
+        condition.and(later, Value::Time(self.time_zone().to_local(date)));
+        condition
+    }
+}
+
+/// The deprecations that an undoing takes back.
+fn deprecated(upgraded_only: bool, schema: Schema) -> Rows<'static> {
+    let text = match upgraded_only {
+        true if schema.has_details => "k.hash_format = 'hmac-sha256'",
+        true => "FALSE",
+        false => "TRUE",
+    };
+    Rows {
+        id: "d.key_id",
+        from: "FROM lexikon_auth_deprecations d JOIN api_keys k ON k.id = d.key_id",
+        lock: "FOR UPDATE OF d, k",
+        condition: Condition { text: text.to_owned(), values: Vec::new() },
+    }
+}

@@ -1,0 +1,134 @@
+//! Records from elsewhere.
+
+use std::collections::HashMap;
+
+use super::database::Database;
+use super::session::{Session, Value};
+use super::table::KeyTable;
+use crate::error::StoreError;
+use crate::id::{KeyId, OwnerId};
+use crate::record::KeyRecord;
+
+/// What an import did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Imported {
+    /// Records that were added.
+    pub added: u64,
+    /// Records that were there already, as they are.
+    pub unchanged: u64,
+    /// Ids whose key, or whose hash, is there already, but not the same.
+    pub conflicts: Vec<KeyId>,
+}
+
+impl KeyTable {
+    /// Adds records, all or none, and their owners where owners are the store's to create. What is there
+    /// already, apart from traces of use, is passed over, so that an import can be run again. Where
+    /// anything is there that differs, nothing is added, and the answer says what.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownOwner`] in a database of the lexikon service; others when the database cannot
+    /// write.
+    pub async fn import(&self, records: &[KeyRecord]) -> Result<Imported, StoreError> {
+        let mut session = Session::write(&self.database).await?;
+        let mut imported = Imported::default();
+        let present = self.present(&mut session, records).await?;
+        for record in records {
+            match present.get(&record.id.to_string()).or(present.get(&record.hash.to_hex())) {
+                None => {
+                    self.insert(&mut session, record).await?;
+                    imported.added += 1;
+                }
+                Some(known) if is_same(known, &self.as_kept(record)) => imported.unchanged += 1,
+                Some(_) => imported.conflicts.push(record.id.clone()),
+            }
+        }
+        if imported.conflicts.is_empty() {
+            session.commit().await?;
+        } else {
+            session.rollback().await?;
+            imported.added = 0;
+        }
+        Ok(imported)
+    }
+
+    /// The rows that have the id or the hash of one of the records, by their ids and by their hashes.
+    async fn present(
+        &self,
+        session: &mut Session,
+        records: &[KeyRecord],
+    ) -> Result<HashMap<String, KeyRecord>, StoreError> {
+        let names: Vec<_> =
+            records.iter().map(|record| (record.id.to_string(), record.hash.to_hex())).collect();
+        let (mut ids, mut hashes, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, hash) in &names {
+            values.extend([Value::Text(id), Value::Text(hash)]);
+            ids.push(format!("${}", values.len() - 1));
+            hashes.push(format!("${}", values.len()));
+        }
+        let mut present = HashMap::new();
+        if names.is_empty() {
+            return Ok(present);
+        }
+        let condition =
+            format!("WHERE k.id IN ({}) OR k.key_hash IN ({})", ids.join(", "), hashes.join(", "));
+        let select = self.statements().select_with("NULL", &condition);
+        for row in session.rows(&select, &values).await? {
+            let record = row.record(self.time_zone())?;
+            present.insert(record.hash.to_hex(), record.clone());
+            present.insert(record.id.to_string(), record);
+        }
+        Ok(present)
+    }
+
+    pub(super) async fn insert(
+        &self,
+        session: &mut Session,
+        record: &KeyRecord,
+    ) -> Result<(), StoreError> {
+        if self.schema().owns_users && !record.owner_active {
+            self.create_disabled_owner(session, &record.owner).await?;
+        }
+        match (&self.database, session) {
+            #[cfg(feature = "sqlite")]
+            (Database::Sqlite(store), Session::Sqlite(transaction)) => {
+                store.insert_in(transaction, record).await
+            }
+            #[cfg(feature = "postgres")]
+            (Database::Postgres(store), Session::Postgres(transaction)) => {
+                store.insert_in(transaction, record).await
+            }
+            #[cfg(all(feature = "sqlite", feature = "postgres"))]
+            _ => unreachable!("a session is on the database that it was begun on"),
+        }
+    }
+
+    /// The record as it will be read.
+    fn as_kept(&self, record: &KeyRecord) -> KeyRecord {
+        let expires_at = record.expires_at.map(|time| self.time_zone().kept(time));
+        KeyRecord { expires_at, ..record.clone() }
+    }
+
+    /// Before the store creates an active one.
+    async fn create_disabled_owner(
+        &self,
+        session: &mut Session,
+        owner: &OwnerId,
+    ) -> Result<(), StoreError> {
+        let insert = "INSERT INTO users (id, is_active) VALUES ($1, FALSE) ON CONFLICT DO NOTHING";
+        session.execute(insert, &[Value::Text(owner.as_str())]).await.map(drop)
+    }
+}
+
+/// Whether two records say the same of a key. Traces of use may differ, the owner's state is the
+/// owner's, and a revocation's details have no place in every table.
+fn is_same(one: &KeyRecord, other: &KeyRecord) -> bool {
+    let essence = |record: &KeyRecord| KeyRecord {
+        owner_active: true,
+        format: None,
+        last_used_at: None,
+        revocation: record.revocation.as_ref().map(|_| Box::default()),
+        ..record.clone()
+    };
+    essence(one) == essence(other)
+}

@@ -1,0 +1,82 @@
+//! The legacy policy that instances follow.
+
+use std::time::SystemTime;
+
+use super::session::{Session, Value};
+use super::table::{KeyTable, require_table};
+use crate::error::StoreError;
+use crate::policy::LegacyPolicy;
+use crate::store::sql::{self, POLICIES};
+
+/// A legacy policy that an operator has set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredPolicy {
+    /// The policy.
+    pub policy: LegacyPolicy,
+    /// When it was set.
+    pub changed_at: SystemTime,
+    /// Who set it, as they said.
+    pub changed_by: String,
+}
+
+impl KeyTable {
+    /// Sets the legacy policy that the instances follow which call
+    /// [`follow_policy`](crate::Verifier::follow_policy): within seconds. Dates are kept to the
+    /// microsecond. Policies set before are kept as a history.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] without the extension of the schema; others when the database cannot write.
+    pub async fn set_policy(
+        &self,
+        policy: LegacyPolicy,
+        by: &str,
+        now: SystemTime,
+    ) -> Result<(), StoreError> {
+        require_table(self.schema().has_policies, POLICIES)?;
+        let accept_until = match policy {
+            LegacyPolicy::AcceptUntil(date) => Some(date),
+            _ => None,
+        };
+        let insert = format!(
+            "INSERT INTO {POLICIES} (number, legacy, accept_until, changed_at, changed_by) \
+             SELECT coalesce(max(number), 0) + 1, $1, $2, $3, $4 FROM {POLICIES}"
+        );
+        let values = [
+            Value::Text(policy.as_str()),
+            Value::OptionalTime(accept_until),
+            Value::Time(now),
+            Value::Text(by),
+        ];
+        let mut session = Session::write(&self.database).await?;
+        session.take_turns().await?;
+        session.execute(&insert, &values).await?;
+        session.commit().await
+    }
+
+    /// The policies that were set last, latest first; none where instances go by what their code says.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] when one is not known to this version; others when the database cannot
+    /// answer.
+    pub async fn policies(&self, limit: u32) -> Result<Vec<StoredPolicy>, StoreError> {
+        if !self.schema().has_policies {
+            return Ok(Vec::new());
+        }
+        let select = format!(
+            "SELECT legacy, accept_until, changed_at, changed_by FROM {POLICIES} \
+             ORDER BY number DESC LIMIT $1"
+        );
+        let mut session = Session::read(&self.database).await?;
+        let rows = session.rows(&select, &[Value::Count(limit.into())]).await?;
+        session.rollback().await?;
+        let read = |row: &super::session::Row| {
+            Ok(StoredPolicy {
+                policy: sql::policy(&row.text(0)?, row.time(1)?)?,
+                changed_at: row.time(2)?.unwrap_or(SystemTime::UNIX_EPOCH),
+                changed_by: row.text(3)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+}

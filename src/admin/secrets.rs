@@ -1,0 +1,118 @@
+//! The secrets that keys were issued under.
+
+use std::time::SystemTime;
+
+use super::database::Database;
+use super::session::{Session, Value};
+use super::table::{KeyTable, require_table};
+use crate::crypto::secret::{SecretRing, ServerSecret};
+use crate::error::StoreError;
+use crate::store::sql::{CURRENT_SINCE, SECRETS};
+
+/// A secret that the database knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownSecret {
+    /// Its [fingerprint](crate::crypto::SecretFingerprint), as text.
+    pub fingerprint: String,
+    /// When the database learned of it.
+    pub added_at: Option<SystemTime>,
+    /// Since when every instance has had it as its current one, as an operator said.
+    pub current_since: Option<SystemTime>,
+}
+
+impl KeyTable {
+    /// The secrets that the database knows, oldest first. None without the extension of the schema, or
+    /// before a service has started with it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn secrets(&self) -> Result<Vec<KnownSecret>, StoreError> {
+        let schema = self.schema();
+        if !schema.has_secrets {
+            return Ok(Vec::new());
+        }
+        let since = match schema.has_current_since {
+            true => CURRENT_SINCE,
+            false => "CAST(NULL AS TIMESTAMP)",
+        };
+        let select = format!(
+            "SELECT fingerprint, added_at, {since} FROM {SECRETS} ORDER BY added_at, fingerprint"
+        );
+        let mut session = Session::read(&self.database).await?;
+        let rows = session.rows(&select, &[]).await?;
+        session.rollback().await?;
+        let read = |row: &super::session::Row| {
+            Ok(KnownSecret {
+                fingerprint: row.text(0)?,
+                added_at: row.time(1)?,
+                current_since: row.time(2)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Refuses a current secret that the database does not know; see `check_secrets` of the stores.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSecret`].
+    pub async fn check_secrets(&self, ring: &SecretRing) -> Result<(), StoreError> {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => store.check_secrets(ring).await,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => store.check_secrets(ring).await,
+        }
+    }
+
+    /// Lets the database know a secret, so that services may start with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] without the extension of the schema.
+    pub async fn add_secret(&self, secret: &ServerSecret) -> Result<(), StoreError> {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => store.add_secret(secret).await,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => store.add_secret(secret).await,
+        }
+    }
+
+    /// Notes that every instance has had this secret as its current one since `at`: what is issued from
+    /// then on does not need the others. What was noted before stands. Returns whether the database
+    /// knows the secret.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] without the extension of the schema.
+    pub async fn switch_to_secret(
+        &self,
+        secret: &ServerSecret,
+        at: SystemTime,
+    ) -> Result<bool, StoreError> {
+        require_table(self.schema().has_current_since, SECRETS)?;
+        let update = format!(
+            "UPDATE {SECRETS} SET current_since = coalesce(current_since, $1) WHERE fingerprint = $2"
+        );
+        let fingerprint = secret.fingerprint().to_string();
+        let mut session = Session::write(&self.database).await?;
+        let values = [Value::Time(at), Value::Text(&fingerprint)];
+        let found = session.execute(&update, &values).await?;
+        session.commit().await?;
+        Ok(found == 1)
+    }
+
+    /// Lets the database forget a secret: services that start with it are refused. Whether a key still
+    /// needs it, [`KeyFilter::bound_to_secret_before`](super::KeyFilter::bound_to_secret_before) tells.
+    /// Returns whether the database knew it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot write.
+    pub async fn forget_secret(&self, fingerprint: &str) -> Result<bool, StoreError> {
+        require_table(self.schema().has_secrets, SECRETS)?;
+        let delete = format!("DELETE FROM {SECRETS} WHERE fingerprint = $1");
+        let mut session = Session::write(&self.database).await?;
+        let found = session.execute(&delete, &[Value::Text(fingerprint)]).await?;
+        session.commit().await?;
+        Ok(found == 1)
+    }
+}

@@ -1,0 +1,170 @@
+//! How far a migration is.
+
+use std::time::{Duration, SystemTime};
+
+use super::database::Database;
+use super::filter::{Condition, IN_FORCE, recorded_format};
+use super::filter::{KeyFilter, KnownFormat};
+use super::session::{Session, Value};
+use super::table::KeyTable;
+use crate::error::StoreError;
+use crate::store::sql::FROM;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the migration from SHA-256 is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationStatus {
+    /// The keys that are not revoked, by what is known of their format.
+    pub classes: Vec<ClassCounts>,
+    /// What would break if legacy keys were refused now.
+    pub impact: LegacyImpact,
+}
+
+/// Keys whose format is known in one way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassCounts {
+    /// The format.
+    pub format: KnownFormat,
+    /// Whether it is known from the date of the first deployment alone, and not from the row.
+    pub by_date: bool,
+    /// Keys that are not revoked.
+    pub keys: u64,
+    /// Of them, keys that are in force.
+    pub in_force: u64,
+    /// Of these, keys that were used in the last 24 hours.
+    pub used_in_day: u64,
+    /// Of these, keys that were used in the last 7 days.
+    pub used_in_week: u64,
+    /// The owners of the keys in force.
+    pub owners: u64,
+}
+
+/// Legacy keys in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LegacyImpact {
+    /// How many there are.
+    pub keys: u64,
+    /// How many of them were used in the last 7 days.
+    pub used_in_week: u64,
+    /// How many owners have them.
+    pub owners: u64,
+    /// Keys in force that may be legacy too, because nothing tells their format.
+    pub unknown: u64,
+}
+
+impl KeyTable {
+    /// How far the migration is at `now`. Of keys made before `first_deployed` that nothing else tells
+    /// of, it is known that they are legacy.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "sqlite")] {
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # use std::time::SystemTime;
+    /// # use lexikon_auth::store::SqliteStore;
+    /// # use lexikon_auth::admin::KeyTable;
+    /// # let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
+    /// let status = KeyTable::from(store).migration_status(None, SystemTime::now()).await?;
+    /// println!("{} legacy keys in force", status.impact.keys);
+    /// # Ok(()) }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+    /// # }
+    /// ```
+    pub async fn migration_status(
+        &self,
+        first_deployed: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Result<MigrationStatus, StoreError> {
+        let zone = self.time_zone();
+        let mut condition = Condition { text: String::new(), values: Vec::new() };
+        let in_force = IN_FORCE.replace('?', &condition.bind(Value::Time(zone.reached(now))));
+        let day = condition.bind(Value::Time(zone.to_local(now - DAY)));
+        let week = condition.bind(Value::Time(zone.to_local(now - 7 * DAY)));
+        let class = match first_deployed {
+            Some(date) => {
+                let date = condition.bind(Value::Time(date));
+                format!(" WHEN k.created_at < {date} THEN 'by date'")
+            }
+            None => String::new(),
+        };
+        let class = format!("CASE {}{class} ELSE 'unknown' END", recorded_format(self.schema()));
+        let select = format!(
+            "SELECT {class}, count(*), count(*) FILTER (WHERE {in_force}), \
+             count(*) FILTER (WHERE {in_force} AND k.last_used_at >= {day}), \
+             count(*) FILTER (WHERE {in_force} AND k.last_used_at >= {week}), \
+             count(DISTINCT CASE WHEN {in_force} THEN k.user_id END) \
+             {FROM} WHERE k.is_active GROUP BY 1"
+        );
+        let mut session = Session::read(&self.database).await?;
+        let mut classes = Vec::new();
+        for row in session.rows(&select, &condition.values).await? {
+            let (format, by_date) = match row.text(0)?.as_str() {
+                "hmac-sha256" => (KnownFormat::HmacSha256, false),
+                "sha256" => (KnownFormat::Sha256, false),
+                "by date" => (KnownFormat::Sha256, true),
+                _ => (KnownFormat::Unknown, false),
+            };
+            let counts = ClassCounts {
+                format,
+                by_date,
+                keys: row.count(1)?,
+                in_force: row.count(2)?,
+                used_in_day: row.count(3)?,
+                used_in_week: row.count(4)?,
+                owners: row.count(5)?,
+            };
+            classes.push(counts);
+        }
+        classes.sort_by_key(|class| (class.format, class.by_date));
+        // Once more, because an owner may have keys that are known in both ways.
+        let legacy = KeyFilter::legacy(first_deployed).in_force(now);
+        let condition = self.condition(&legacy);
+        let owners = format!("SELECT count(DISTINCT k.user_id) {FROM} WHERE {}", condition.text);
+        let owners = session.row(&owners, &condition.values).await?.count(0)?;
+        session.rollback().await?;
+        let sum = |format, count: fn(&ClassCounts) -> u64| {
+            classes.iter().filter(|class| class.format == format).map(count).sum()
+        };
+        let impact = LegacyImpact {
+            keys: sum(KnownFormat::Sha256, |class| class.in_force),
+            used_in_week: sum(KnownFormat::Sha256, |class| class.used_in_week),
+            owners,
+            unknown: sum(KnownFormat::Unknown, |class| class.in_force),
+        };
+        Ok(MigrationStatus { classes, impact })
+    }
+
+    /// How many legacy keys were used for the last time on which day, as `YYYY-MM-DD` in the
+    /// [time zone](Self::time_zone) of the table, in ascending order. Days without any are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn last_legacy_uses(
+        &self,
+        first_deployed: Option<SystemTime>,
+        since: SystemTime,
+    ) -> Result<Vec<(String, u64)>, StoreError> {
+        let day = match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(_) => "substr(k.last_used_at, 1, 10)",
+            #[cfg(feature = "postgres")]
+            Database::Postgres(_) => "to_char(k.last_used_at, 'YYYY-MM-DD')",
+        };
+        let filter = KeyFilter::legacy(first_deployed).used_since(since);
+        let condition = self.condition(&filter);
+        let select =
+            format!("SELECT {day}, count(*) {FROM} WHERE {} GROUP BY 1 ORDER BY 1", condition.text);
+        let mut session = Session::read(&self.database).await?;
+        let rows = session.rows(&select, &condition.values).await?;
+        session.rollback().await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.count(1)?))).collect()
+    }
+}

@@ -1,0 +1,156 @@
+//! The table, and what lists and counts its keys.
+
+use super::database::Database;
+use super::filter::{Condition, KeyFilter};
+use super::session::Session;
+use crate::error::StoreError;
+use crate::record::KeyRecord;
+use crate::store::DynKeyStore;
+#[cfg(feature = "postgres")]
+use crate::store::PostgresStore;
+#[cfg(feature = "sqlite")]
+use crate::store::SqliteStore;
+use crate::store::sql::{Schema, Statements};
+
+/// The table of keys as a whole, for those who run a service: what is in it, how far a migration is, and
+/// changes to many keys at once. Requests go to the store that it is made from.
+///
+/// What changes many rows does so a thousand at a time, each batch in a transaction of its own, in the
+/// order of their ids: a live service waits for a batch at most. It can be interrupted at any time and
+/// run again, and does then what is left. Of two such changes, the batches take turns.
+///
+/// Caches learn of every change from a follower; without one, those in memory keep entries for their
+/// short age, and those in Redis have to be told, by a [`BatchObserver`].
+///
+/// Answers that may be long are handed on row by row, so that memory stays flat.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] {
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("keys.db");
+/// use lexikon_auth::{SqliteStore, StoreError};
+/// use lexikon_auth::table::{KeyFilter, KeyTable};
+/// let table = KeyTable::from(SqliteStore::open_or_create(&path).await?);
+/// table.each_key(&KeyFilter::default().owner("user-1"), |key| {
+///     println!("{} {}", key.record.id, key.record.name);
+///     Ok::<_, StoreError>(())
+/// })
+/// .await?;
+/// # Ok(()) }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct KeyTable {
+    pub(super) database: Database,
+}
+
+#[cfg(feature = "sqlite")]
+impl From<SqliteStore> for KeyTable {
+    fn from(store: SqliteStore) -> Self {
+        Self { database: Database::Sqlite(store) }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<PostgresStore> for KeyTable {
+    fn from(store: PostgresStore) -> Self {
+        Self { database: Database::Postgres(store) }
+    }
+}
+
+/// A key, and where its owner is written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedKey {
+    /// The record.
+    pub record: KeyRecord,
+    /// The owner's address, where the table of users has a column `email`.
+    pub email: Option<String>,
+}
+
+impl KeyTable {
+    /// The store that the table was made from, behind one type.
+    pub fn store(&self) -> DynKeyStore {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => DynKeyStore::new(store.clone()),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => DynKeyStore::new(store.clone()),
+        }
+    }
+
+    /// Hands every key that the filter selects to `take`, as of one moment: the database keeps a snapshot
+    /// until it is through.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer or a row cannot be read, and what `take` returns,
+    /// which ends the list.
+    pub async fn each_key<E: From<StoreError>>(
+        &self,
+        filter: &KeyFilter,
+        mut take: impl FnMut(ListedKey) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let condition = self.condition(filter);
+        let email = if self.schema().has_email { "u.email" } else { "CAST(NULL AS VARCHAR)" };
+        let order = if filter.by_owner { "k.user_id, k.id" } else { "k.id" };
+        let rest = format!("WHERE {} ORDER BY {order}", condition.text);
+        let select = self.statements().select_with(email, &rest);
+        let mut session = Session::read(&self.database).await?;
+        session
+            .each(&select, &condition.values, |row| {
+                take(ListedKey {
+                    record: row.record(self.time_zone())?,
+                    email: row.optional_text(13)?,
+                })
+            })
+            .await?;
+        Ok(session.rollback().await?)
+    }
+
+    /// How many keys the filter selects.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn count(&self, filter: &KeyFilter) -> Result<u64, StoreError> {
+        let condition = self.condition(filter);
+        self.count_where(&condition).await
+    }
+
+    pub(super) async fn count_where(&self, condition: &Condition<'_>) -> Result<u64, StoreError> {
+        let count = format!("SELECT count(*) {} WHERE {}", crate::store::sql::FROM, condition.text);
+        let mut session = Session::read(&self.database).await?;
+        let count = session.row(&count, &condition.values).await?.count(0)?;
+        session.rollback().await?;
+        Ok(count)
+    }
+
+    pub(super) fn condition<'a>(&self, filter: &'a KeyFilter) -> Condition<'a> {
+        Condition::of(filter, self.schema(), self.time_zone())
+    }
+
+    pub(super) fn schema(&self) -> Schema {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => store.schema,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => store.schema,
+        }
+    }
+
+    pub(super) fn statements(&self) -> &Statements {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => &store.statements,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => &store.statements,
+        }
+    }
+}
+
+/// The table `name` has to be there.
+pub(super) fn require_table(is_there: bool, name: &str) -> Result<(), StoreError> {
+    let problem = || format!("table {name} is missing; run extend_schema first");
+    if is_there { Ok(()) } else { Err(StoreError::Schema(problem())) }
+}

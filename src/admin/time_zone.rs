@@ -1,0 +1,155 @@
+//! The time zone of local dates, and whether it can be the right one.
+
+use std::time::{Duration, SystemTime};
+
+use super::database::Database;
+use super::session::{Session, Value};
+use super::table::{KeyTable, require_table};
+use crate::error::StoreError;
+use crate::store::sql::SETTINGS;
+use crate::time_zone::TimeZone;
+
+/// No two zones are further apart: UTC-12 and UTC+14.
+const FURTHEST: Duration = Duration::from_secs(26 * 3600);
+
+/// A last use that cannot have been, as the [time zone](KeyTable::time_zone) is; at most the 26 hours that
+/// zones can be apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ImpossibleUse {
+    /// So long after now: the service may have run in a zone further ahead.
+    Ahead(Duration),
+    /// So long before the key was made: the service may have run in a zone further behind. In PostgreSQL
+    /// its sessions may have been in a zone ahead of UTC instead, because they write `created_at`.
+    BeforeCreation(Duration),
+}
+
+impl KeyTable {
+    /// The time zone of the columns `expires_at` and `last_used_at`.
+    pub fn time_zone(&self) -> &TimeZone {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => store.time_zone(),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => store.time_zone(),
+        }
+    }
+
+    /// Uses a time zone without having the database keep it, for an operator who looks.
+    ///
+    /// # Errors
+    /// [`StoreError::TimeZoneMismatch`] when the database keeps another.
+    pub fn with_time_zone(self, zone: &TimeZone) -> Result<Self, StoreError> {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => store.zone.agree_on(zone),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => store.zone.agree_on(zone),
+        }?;
+        Ok(self)
+    }
+
+    /// The time zone that the database keeps; `None` where it keeps none yet, or has no
+    /// [table](Self::can_keep_time_zone) for it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer, or keeps a zone that this version does not know.
+    pub async fn kept_time_zone(&self) -> Result<Option<TimeZone>, StoreError> {
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => store.kept_zone().await,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => store.kept_zone().await,
+        }
+    }
+
+    /// Whether the database had the table that keeps a time zone when it was opened.
+    pub fn can_keep_time_zone(&self) -> bool {
+        self.schema().has_settings
+    }
+
+    /// Has the database keep a time zone, and uses it. Instances that run go by their own until they are
+    /// started again.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] without the extension of the schema, [`StoreError::TimeZoneMismatch`] when
+    /// the database keeps another.
+    pub async fn keep_time_zone(&self, zone: &TimeZone) -> Result<(), StoreError> {
+        require_table(self.can_keep_time_zone(), SETTINGS)?;
+        match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(store) => store.keep_zone(zone).await,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(store) => store.keep_zone(zone).await,
+        }
+    }
+
+    /// Has the database keep another time zone than `kept`, which was wrong. No row is changed: dates
+    /// that were written in the wrong zone mean another time from then on. Open the database anew
+    /// afterwards, here and in every instance: this value goes by the old zone. Where none is kept, the
+    /// new one is.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] without the extension of the schema, [`StoreError::TimeZoneMismatch`] when
+    /// the database keeps neither.
+    pub async fn replace_time_zone(
+        &self,
+        kept: &TimeZone,
+        zone: &TimeZone,
+    ) -> Result<(), StoreError> {
+        require_table(self.can_keep_time_zone(), SETTINGS)?;
+        let update =
+            format!("UPDATE {SETTINGS} SET value = $1 WHERE name = 'time_zone' AND value = $2");
+        let mut session = Session::write(&self.database).await?;
+        let values = [Value::Text(zone.name()), Value::Text(kept.name())];
+        let replaced = session.execute(&update, &values).await?;
+        session.commit().await?;
+        match replaced {
+            0 => self.keep_time_zone(zone).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The last use that is furthest from what can have been at `now`, ahead of it or else before its key
+    /// was made; `None` where all can have been.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot answer.
+    pub async fn impossible_use(
+        &self,
+        now: SystemTime,
+    ) -> Result<Option<ImpossibleUse>, StoreError> {
+        let zone = self.time_zone();
+        let latest = "SELECT max(last_used_at) FROM api_keys WHERE last_used_at < $1";
+        // As they are written. Of those that are read rightly, the local time may be behind as well.
+        let before_creation = match &self.database {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(_) => {
+                "SELECT created_at, last_used_at FROM api_keys WHERE last_used_at < created_at \
+                 AND julianday(created_at) - julianday(last_used_at) < 26 / 24.0 \
+                 ORDER BY julianday(created_at) - julianday(last_used_at) DESC LIMIT 1"
+            }
+            #[cfg(feature = "postgres")]
+            Database::Postgres(_) => {
+                "SELECT created_at, last_used_at FROM api_keys WHERE last_used_at < created_at \
+                 AND created_at < last_used_at + interval '26 hours' \
+                 ORDER BY created_at - last_used_at DESC LIMIT 1"
+            }
+        };
+        let mut session = Session::read(&self.database).await?;
+        let limit = Value::Time(zone.to_local(now + FURTHEST));
+        let latest = session.row(latest, &[limit]).await?.time(0)?;
+        let rows = session.rows(before_creation, &[]).await?;
+        session.rollback().await?;
+        let lead = |later: SystemTime, earlier| {
+            later.duration_since(earlier).ok().filter(|lead| !lead.is_zero())
+        };
+        if let Some(lead) = latest.and_then(|local| lead(zone.first_instant(local), now)) {
+            return Ok(Some(ImpossibleUse::Ahead(lead)));
+        }
+        let Some(row) = rows.first() else { return Ok(None) };
+        let used = row.time(1)?.map(|local| zone.last_instant(local));
+        let lead = row.time(0)?.zip(used).and_then(|(created, used)| lead(created, used));
+        Ok(lead.map(ImpossibleUse::BeforeCreation))
+    }
+}

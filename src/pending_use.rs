@@ -1,0 +1,53 @@
+//! The latest use of a key, kept in its record until it is written.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::crypto::hash::HashFormat;
+
+/// The latest use of a key, kept in its record, and who has queued it to be written.
+#[derive(Default)]
+pub(crate) struct PendingUse {
+    /// Microseconds since 1970, doubled, plus one for the legacy format.
+    latest: AtomicU64,
+    /// The round in which the record was queued last.
+    pub(crate) queued_in: AtomicU32,
+}
+
+impl PendingUse {
+    pub(crate) fn note(&self, at: SystemTime, format: HashFormat) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX) & (u64::MAX >> 1);
+        let mark = microseconds << 1 | u64::from(format == HashFormat::Sha256);
+        self.latest.fetch_max(mark, Ordering::SeqCst);
+    }
+
+    pub(crate) fn latest(&self) -> (SystemTime, HashFormat) {
+        let mark = self.latest.load(Ordering::SeqCst);
+        let format = if mark & 1 == 1 { HashFormat::Sha256 } else { HashFormat::HmacSha256 };
+        (SystemTime::UNIX_EPOCH + Duration::from_micros(mark >> 1), format)
+    }
+}
+
+/// A copy of a record is another record: the use stays with the original.
+impl Clone for PendingUse {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// Not part of what a record says.
+impl PartialEq for PendingUse {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for PendingUse {}
+
+impl fmt::Debug for PendingUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PendingUse")
+    }
+}

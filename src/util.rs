@@ -1,0 +1,6 @@
+//! What belongs to no subject of this crate.
+
+pub(crate) mod lock;
+pub(crate) mod random;
+#[cfg(any(feature = "cache", feature = "redis", feature = "throttle"))]
+pub(crate) mod run_to_end;
