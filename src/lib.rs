@@ -39,7 +39,7 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
-//! | none | keys, secrets, verification, management, [`MemoryStore`], [`DynKeyStore`] |
+//! | none | keys, secrets, verification, management, [`MemoryStore`](store::MemoryStore), [`DynKeyStore`](store::DynKeyStore) |
 //! | `sqlite` | `SqliteStore` on sqlx with bundled SQLite, and `table`; implies `tokio` |
 //! | `postgres` | `PostgresStore` on sqlx, and `table`; implies `tokio` |
 //! | `cache` | `CachedStore`, a cache in memory over any store; implies `tokio` |

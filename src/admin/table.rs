@@ -20,7 +20,7 @@ use crate::store::sql::{Schema, Statements};
 /// run again, and does then what is left. Of two such changes, the batches take turns.
 ///
 /// Caches learn of every change from a follower; without one, those in memory keep entries for their
-/// short age, and those in Redis have to be told, by a [`BatchObserver`].
+/// short age, and those in Redis have to be told, by a [`BatchObserver`](super::BatchObserver).
 ///
 /// Answers that may be long are handed on row by row, so that memory stays flat.
 ///
