@@ -45,7 +45,7 @@
 //! | `cache` | `CachedStore`, a cache in memory over any store; implies `tokio` |
 //! | `redis` | `RedisStore`, a second level of cache that instances share; implies `tokio` |
 //! | `tokio` | `Verifier::spawn_flush`, last uses and hash upgrades written on a timer; `Follower`, which tells caches of changes made elsewhere; `Verifier::follow_policy` |
-//! | `tower` | [`http`]: a layer that verifies the key of every request, for axum, hyper and tonic |
+//! | `tower` | `http`: a layer that verifies the key of every request, for axum, hyper and tonic |
 //! | `axum` | extractors for axum, on `axum-core`; implies `tower` |
 //! | `throttle` | `http::Throttle`, a limit on refused keys for each client address; implies `tower` |
 //! | `metrics` | what verifiers, caches, stores and followers count and time, through the `metrics` crate; see `LATENCY_BUCKETS` |

@@ -114,7 +114,7 @@ pub trait KeyLookup: Send + Sync {
     }
 
     /// Learns what a feed of changes reports. It is not the feed that calls this but a
-    /// [`Follower`](crate::tasks::Follower), on the outermost store: each store passes the event on.
+    /// `Follower` of `tasks`, on the outermost store: each store passes the event on.
     ///
     /// - A store that wraps another, for metrics, tracing or anything else, passes every event on to the
     ///   store beneath, and returns after that has: `self.inner.on_feed_event(event).await`. Without it

@@ -29,8 +29,9 @@ use crate::store::sql::{Schema, Statements};
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("keys.db");
-/// use lexikon_auth::{SqliteStore, StoreError};
-/// use lexikon_auth::table::{KeyFilter, KeyTable};
+/// use lexikon_auth::StoreError;
+/// use lexikon_auth::store::SqliteStore;
+/// use lexikon_auth::admin::{KeyFilter, KeyTable};
 /// let table = KeyTable::from(SqliteStore::open_or_create(&path).await?);
 /// table.each_key(&KeyFilter::default().owner("user-1"), |key| {
 ///     println!("{} {}", key.record.id, key.record.name);
