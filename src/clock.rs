@@ -7,7 +7,7 @@ use crate::util::lock::lock;
 
 /// A source of the current time.
 pub trait Clock: Send + Sync + 'static {
-    /// The current time.
+    /// Returns the current time.
     fn now(&self) -> SystemTime;
 }
 
@@ -34,7 +34,7 @@ impl Clock for SystemClock {
 pub struct ManualClock(Mutex<SystemTime>);
 
 impl ManualClock {
-    /// A clock that stands at `now`.
+    /// Makes a clock that stands at `now`.
     pub fn new(now: SystemTime) -> Self {
         Self(Mutex::new(now))
     }

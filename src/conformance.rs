@@ -58,7 +58,7 @@ pub trait Subject: Send + Sync {
     /// The store. Clones share the same keys.
     type Store: KeyStore + Clone + 'static;
 
-    /// A store without keys that knows the [`OWNERS`], all active.
+    /// Returns a store without keys that knows the [`OWNERS`], all active.
     fn empty(&self) -> impl Future<Output = Self::Store> + Send;
 
     /// Disables or enables an owner, as the application does that owns them.
@@ -69,12 +69,12 @@ pub trait Subject: Send + Sync {
         active: bool,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Whether the store can hold the time and reason of a revocation and the format of a hash.
+    /// Returns whether the store can hold the time and reason of a revocation and the format of a hash.
     fn keeps_details(&self) -> bool {
         true
     }
 
-    /// Whether a key for an owner that was never created is refused.
+    /// Returns whether a key for an owner that was never created is refused.
     fn keeps_owners(&self) -> bool {
         true
     }
@@ -98,19 +98,19 @@ static RING: LazyLock<SecretRing> = LazyLock::new(|| {
         .expect("two different secrets")
 });
 
-/// The untagged key with a number.
+/// Returns the untagged key with a number.
 fn key(number: u32) -> String {
     format!("lxk_{number:0>43}")
 }
 
-/// The candidates of the key with a number: current, retired, legacy.
+/// Returns the candidates of the key with a number: current, retired, legacy.
 fn candidates(number: u32) -> Candidates {
     let key = key(number);
     let key = PresentedKey::parse(&key).expect("well-formed");
     Candidates::compute(&key, &RING).expect("no tag to be wrong")
 }
 
-/// A record for the key with a number, stored under the given one of its candidates.
+/// Returns a record for the key with a number, stored under the given one of its candidates.
 fn record(number: u32, candidate: usize) -> KeyRecord {
     let id = KeyId::from(&*format!("00000000-0000-4000-8000-{number:012}"));
     let mut record = KeyRecord::new(id, OWNERS[0].into(), candidates(number).as_slice()[candidate]);
@@ -128,12 +128,12 @@ const LEGACY: usize = 2;
 /// The precision that times are kept to.
 const MICROSECOND: Duration = Duration::from_micros(1);
 
-/// A time, in seconds since 1970.
+/// Makes a time, in seconds since 1970.
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// What `find` answers, which is also what `find_now` does, if anything.
+/// Returns what `find` answers, which is also what `find_now` does, if anything.
 async fn find(store: &impl KeyLookup, candidates: &Candidates) -> Option<Arc<KeyRecord>> {
     let before = store.find_now(candidates);
     let found = store.find(candidates).await.expect("find answers");
@@ -143,7 +143,7 @@ async fn find(store: &impl KeyLookup, candidates: &Candidates) -> Option<Arc<Key
     found
 }
 
-/// The record of the key with a number, which has to be there, and the same however it is read.
+/// Returns the record of the key with a number, which has to be there, and the same however it is read.
 async fn stored(store: &impl KeyStore, number: u32) -> KeyRecord {
     let found = find(store, &candidates(number)).await.expect("find finds a stored key");
     let by_id = store.find_by_id(&found.id).await.expect("find_by_id answers");

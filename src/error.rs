@@ -25,7 +25,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// The reason, when this is a refusal.
+    /// Returns the reason, when this is a refusal.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
@@ -65,7 +65,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The id of the key, where one was found.
+    /// Returns the id of the key, where one was found.
     pub fn key_id(&self) -> Option<&KeyId> {
         match self {
             Self::Expired(id)
@@ -76,7 +76,7 @@ impl Refusal {
         }
     }
 
-    /// The reason as one stable word, for metrics and machine-readable output.
+    /// Returns the reason as one stable word, for metrics and machine-readable output.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Malformed(_) => "malformed",

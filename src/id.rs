@@ -23,7 +23,7 @@ enum Repr {
 }
 
 impl KeyId {
-    /// A new random id: a version 4 UUID.
+    /// Makes a new random id: a version 4 UUID.
     ///
     /// # Errors
     /// [`EntropyError`] when the operating system's random generator fails.
@@ -106,7 +106,7 @@ impl fmt::Debug for KeyId {
 pub struct OwnerId(Arc<str>);
 
 impl OwnerId {
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

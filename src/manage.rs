@@ -10,8 +10,7 @@ use crate::crypto::key::ApiKey;
 use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::{ManageError, StoreError};
 use crate::id::{KeyId, OwnerId};
-use crate::record::KeyRecord;
-use crate::record::KeyUpdate;
+use crate::record::{KeyRecord, KeyUpdate};
 use crate::scopes::Scopes;
 use crate::store::{FormatCounts, HashChange, KeyStore, Page};
 
@@ -43,7 +42,7 @@ pub struct KeyManager<S> {
 }
 
 impl<S: KeyStore> KeyManager<S> {
-    /// A manager that issues under the current secret of the ring.
+    /// Makes a manager that issues under the current secret of the ring.
     pub fn new(store: S, ring: &SecretRing) -> Self {
         Self { store, secret: ring.current().clone(), clock: Arc::new(SystemClock) }
     }
@@ -68,7 +67,7 @@ impl<S: KeyStore> KeyManager<S> {
         Ok(issued)
     }
 
-    /// The record of a key. `None` when there is none.
+    /// Returns the record of a key. `None` when there is none.
     ///
     /// # Errors
     /// [`ManageError::Store`] when the store cannot answer.
@@ -76,7 +75,7 @@ impl<S: KeyStore> KeyManager<S> {
         Ok(self.store.find_by_id(id).await?)
     }
 
-    /// The records of an owner, newest first, revoked and expired keys included. An unknown owner has
+    /// Returns the records of an owner, newest first, revoked and expired keys included. An unknown owner has
     /// none. A page shorter than its limit is the last; after an id that is unknown or another owner's
     /// comes an empty one.
     ///
@@ -242,7 +241,7 @@ impl<S: KeyStore> KeyManager<S> {
         Ok(self.store.expire(self.now()).await?)
     }
 
-    /// How many keys are not revoked, by the format of their hash.
+    /// Counts the keys that are not revoked, by the format of their hash.
     ///
     /// # Errors
     /// [`ManageError::Store`] when the store cannot answer.
@@ -302,7 +301,7 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// A key that may do nothing and never expires.
+    /// Makes a key that may do nothing and never expires.
     pub fn new(owner: impl Into<OwnerId>, name: &str) -> Self {
         let (owner, scopes) = (owner.into(), Scopes::default());
         Self { id: None, owner, name: name.into(), scopes, expires_at: None }
@@ -329,6 +328,7 @@ impl NewKey {
 
 /// A key that has just been issued.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct IssuedKey {
     /// The plaintext, to be shown to the owner once.
     pub key: ApiKey,
@@ -346,9 +346,9 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The old key is accepted for `overlap` longer; zero ends it at once.
-    pub fn with_overlap(overlap: Duration) -> Self {
-        Self { overlap, expires_at: None }
+    /// Sets how much longer the old key is accepted; zero ends it at once.
+    pub fn overlap(self, overlap: Duration) -> Self {
+        Self { overlap, ..self }
     }
 
     /// Sets when the successor stops being accepted.
@@ -383,7 +383,7 @@ fn check_id(id: &KeyId) -> Result<(), ManageError> {
     check_text("the id", &text)
 }
 
-/// A date that every store can hold, to the microsecond.
+/// Returns a date that every store can hold, to the microsecond.
 fn check_date(date: SystemTime) -> Result<SystemTime, ManageError> {
     /// The end of the year 9999, in seconds since 1970: the last that the service's columns print.
     const END: u64 = 253_402_300_799;

@@ -47,7 +47,7 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    /// A record in force: no name, no scopes, no dates, its owner active.
+    /// Makes a record in force: no name, no scopes, no dates, its owner active.
     ///
     /// For stores, and to import hashes from another system: plain SHA-256, or HMAC-SHA-256 under a
     /// secret of the ring, of keys that begin with `lxk_`.
@@ -90,12 +90,12 @@ impl KeyRecord {
         }
     }
 
-    /// Whether the key is past its expiry at `now`. A key expires at the very instant of its date.
+    /// Returns whether the key is past its expiry at `now`. A key expires at the very instant of its date.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 
-    /// Whether a successor of the key in force at `now`, made from what `read` said, takes over neither
+    /// Returns whether a successor of the key in force at `now`, made from what `read` said, takes over neither
     /// more nor less than the key has by now.
     pub(crate) fn check_rotation(&self, read: &Self, now: SystemTime) -> Result<(), StoreError> {
         if self.is_revoked() || self.is_expired(now) {
@@ -108,7 +108,7 @@ impl KeyRecord {
         Ok(())
     }
 
-    /// Whether the key has been revoked.
+    /// Returns whether the key has been revoked.
     pub fn is_revoked(&self) -> bool {
         self.revocation.is_some()
     }

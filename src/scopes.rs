@@ -51,19 +51,19 @@ impl Scopes {
         Ok(Self(names.join(",").into()))
     }
 
-    /// Whether these scopes hold `scope`, or `admin`. `scope` is one name: `allows("read,write")` is
+    /// Returns whether these scopes hold `scope`, or `admin`. `scope` is one name: `allows("read,write")` is
     /// false unless a key holds `admin`.
     #[must_use]
     pub fn allows(&self, scope: &str) -> bool {
         self.iter().any(|name| name == scope || name == ADMIN)
     }
 
-    /// The names, in their order.
+    /// Returns the names, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.split(',').filter(|name| !name.is_empty())
     }
 
-    /// The comma-separated text, as it is stored.
+    /// Returns the comma-separated text, as it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -110,6 +110,7 @@ impl fmt::Debug for Scopes {
 /// A scope has white space or a control character in it; separate scopes by commas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the scopes {}", Self::PROBLEM)]
+#[non_exhaustive]
 pub struct InvalidScopes;
 
 impl InvalidScopes {

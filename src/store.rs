@@ -102,7 +102,7 @@ pub trait KeyLookup: Send + Sync {
         candidates: &Candidates,
     ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
 
-    /// The answer of [`find`](Self::find) without a future, as stores in memory and caches have it.
+    /// Returns the answer of [`find`](Self::find) without a future, as stores in memory and caches have it.
     /// `None` is no answer, and `find` has to be asked.
     ///
     /// [`verify_now`](crate::Verifier::verify_now) asks this, and whatever serves a request asks it first:
@@ -165,7 +165,7 @@ pub trait KeyStore: KeyLookup {
     /// the store keeps owners and does not know this one.
     fn insert(&self, record: &KeyRecord) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The record with this id.
+    /// Returns the record with this id.
     ///
     /// # Errors
     /// Those of a store that cannot answer. A missing row is `None`.
@@ -174,7 +174,7 @@ pub trait KeyStore: KeyLookup {
         id: &KeyId,
     ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
 
-    /// The records of an owner, newest first; rows without a date come last, and rows of the same
+    /// Returns the records of an owner, newest first; rows without a date come last, and rows of the same
     /// time in descending order of id. Revoked and expired keys are among them. An unknown owner has
     /// none, and nothing comes after an id that is unknown or another owner's.
     ///
@@ -227,7 +227,7 @@ pub trait KeyStore: KeyLookup {
         successor: &KeyRecord,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The expiry that a key had before it was deprecated; `None` when it is not, or has got another
+    /// Returns the expiry that a key had before it was deprecated; `None` when it is not, or has got another
     /// expiry since. A successor of the key has it in place of the deprecation's.
     ///
     /// A store without deprecations answers `None`; a wrapper passes the question on.
@@ -266,7 +266,7 @@ pub trait KeyStore: KeyLookup {
         change: &HashChange,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// How many keys are not revoked, by the format of their hash as far as the rows say.
+    /// Counts the keys that are not revoked, by the format of their hash as far as the rows say.
     ///
     /// # Errors
     /// Those of a store that cannot answer.
@@ -284,12 +284,12 @@ pub struct Page {
 }
 
 impl Page {
-    /// The first `limit` records.
+    /// Selects the first `limit` records.
     pub fn first(limit: u32) -> Self {
         Self { limit, after: None }
     }
 
-    /// The `limit` records after the one with this id.
+    /// Selects the `limit` records after the one with this id.
     pub fn after(limit: u32, id: KeyId) -> Self {
         Self { limit, after: Some(id) }
     }

@@ -49,7 +49,7 @@ pub struct Verifier<S> {
 }
 
 impl<S: KeyLookup> Verifier<S> {
-    /// A verifier with the default [`Policy`], which accepts every key that the lexikon service does.
+    /// Makes a verifier with the default [`Policy`], which accepts every key that the lexikon service does.
     pub fn new(store: S, ring: SecretRing) -> Self {
         let (policy, clock) = (Policy::default(), Arc::new(SystemClock));
         let legacy = CurrentLegacyPolicy::new(policy.legacy);
@@ -214,8 +214,8 @@ impl<S: KeyLookup> Verifier<S> {
         }
     }
 
-    /// How many uses were not noted because more than 114,688 keys were used between two flushes. Over
-    /// a store that is only a [`KeyLookup`] there is no flush: the notes fill up once, and what this
+    /// Counts the uses that were not noted because more than 114,688 keys were used between two flushes.
+    /// Over a store that is only a [`KeyLookup`] there is no flush: the notes fill up once, and what this
     /// counts from then on means nothing.
     pub fn dropped_uses(&self) -> u64 {
         self.notes.dropped()
@@ -235,7 +235,7 @@ impl<S: KeyStore> Verifier<S> {
 }
 
 impl<S> Verifier<S> {
-    /// What happens to legacy keys now. Dates are kept to the microsecond.
+    /// Returns what happens to legacy keys now. Dates are kept to the microsecond.
     pub fn legacy_policy(&self) -> LegacyPolicy {
         self.legacy.read()
     }
@@ -289,45 +289,45 @@ pub struct VerifiedKey {
 }
 
 impl VerifiedKey {
-    /// The id of the key, safe to log.
+    /// Returns the id of the key, safe to log.
     pub fn id(&self) -> &KeyId {
         &self.record.id
     }
 
-    /// The owner of the key.
+    /// Returns the owner of the key.
     pub fn owner(&self) -> &OwnerId {
         &self.record.owner
     }
 
-    /// What the owner calls the key.
+    /// Returns what the owner calls the key.
     pub fn name(&self) -> &str {
         &self.record.name
     }
 
-    /// The scopes of the key.
+    /// Returns the scopes of the key.
     pub fn scopes(&self) -> &Scopes {
         &self.record.scopes
     }
 
-    /// Whether the key may do what `scope` stands for: it holds that name, or `admin`, which grants
+    /// Returns whether the key may do what `scope` stands for: it holds that name, or `admin`, which grants
     /// every scope. `scope` is one name, not a list; see [`Scopes::allows`].
     #[must_use]
     pub fn allows(&self, scope: &str) -> bool {
         self.record.scopes.allows(scope)
     }
 
-    /// When the key stops being accepted. `None`: never.
+    /// Returns when the key stops being accepted. `None`: never.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.record.expires_at
     }
 
-    /// The format that the key is stored in, as the comparison found it: [`HashFormat::Sha256`] is
+    /// Returns the format that the key is stored in, as the comparison found it: [`HashFormat::Sha256`] is
     /// the legacy one.
     pub fn format(&self) -> HashFormat {
         self.matched.format()
     }
 
-    /// Whether the hash is under a retired secret.
+    /// Returns whether the hash is under a retired secret.
     ///
     /// `false` does not mean that the retired secrets can go: a key whose hash has moved to the current
     /// secret still carries the tag of the one it was issued under; see

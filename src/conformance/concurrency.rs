@@ -67,7 +67,7 @@ where
     (0..ROWS as usize).map(|row| answers.iter().filter(|answers| answers[row]).count()).collect()
 }
 
-/// The change that moves the hash of a key from one of its candidates to another.
+/// Returns the change that moves the hash of a key from one of its candidates to another.
 fn change(number: u32, from: usize, to: usize) -> HashChange {
     let (row, candidates) = (record(number, from), candidates(number));
     HashChange { id: row.id, expected: row.hash, replacement: candidates.as_slice()[to] }

@@ -22,7 +22,7 @@ use crate::crypto::secret::{SecretRing, ServerSecret};
 pub struct KeyHash([u8; DIGEST]);
 
 impl KeyHash {
-    /// The hash with these bytes.
+    /// Returns the hash with these bytes.
     pub const fn from_bytes(bytes: [u8; DIGEST]) -> Self {
         Self(bytes)
     }
@@ -37,7 +37,7 @@ impl KeyHash {
         Some(Self(bytes))
     }
 
-    /// The hash under which a new `key` is stored: HMAC-SHA-256 under `secret`.
+    /// Returns the hash under which a new `key` is stored: HMAC-SHA-256 under `secret`.
     pub fn of(key: &ApiKey, secret: &ServerSecret) -> Self {
         Self(
             secret
@@ -46,12 +46,12 @@ impl KeyHash {
         )
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn as_bytes(&self) -> &[u8; DIGEST] {
         &self.0
     }
 
-    /// 64 lower-case hex digits.
+    /// Returns the hash as 64 lower-case hex digits.
     pub fn to_hex(&self) -> String {
         let mut text = [0; 2 * DIGEST];
         hex::encode_to_slice(self.0, &mut text).expect("two digits a byte");
@@ -105,7 +105,7 @@ pub enum HashFormat {
 }
 
 impl HashFormat {
-    /// `hmac-sha256` or `sha256`.
+    /// Returns `hmac-sha256` or `sha256`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::HmacSha256 => "hmac-sha256",
@@ -113,7 +113,7 @@ impl HashFormat {
         }
     }
 
-    /// The format with this name, as [`as_str`](Self::as_str) gives it.
+    /// Returns the format with this name, as [`as_str`](Self::as_str) gives it.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::HmacSha256, Self::Sha256].into_iter().find(|format| format.as_str() == name)
     }
@@ -182,13 +182,13 @@ impl Candidates {
         }
     }
 
-    /// The hashes, most preferred first; at least one. A store that finds several rows returns the
+    /// Returns the hashes, most preferred first; at least one. A store that finds several rows returns the
     /// row of the earliest hash.
     pub fn as_slice(&self) -> &[KeyHash] {
         &self.hashes[..self.length]
     }
 
-    /// The position of the candidate that equals `stored`, or [`u8::MAX`]: the comparison that decides.
+    /// Returns the position of the candidate that equals `stored`, or [`u8::MAX`]: the comparison that decides.
     /// It looks at every candidate, in constant time.
     #[inline]
     pub(crate) fn position(&self, stored: &KeyHash) -> u8 {
@@ -199,7 +199,7 @@ impl Candidates {
         position
     }
 
-    /// What the candidate is that equals `stored`.
+    /// Returns what the candidate is that equals `stored`.
     #[inline]
     pub(crate) fn matching(&self, stored: &KeyHash) -> Option<Match> {
         match usize::from(self.position(stored)) {
@@ -210,7 +210,7 @@ impl Candidates {
         }
     }
 
-    /// One name for all candidates together, for caches: the same for the same key under the same
+    /// Returns one name for all candidates together, for caches: the same for the same key under the same
     /// secrets. Nobody can aim for one without the secrets, as each is the sum of HMACs with at most
     /// one plain hash.
     #[cfg(feature = "cache")]
@@ -222,7 +222,7 @@ impl Candidates {
         KeyHash(sum)
     }
 
-    /// The hash that the key has under the current secret.
+    /// Returns the hash that the key has under the current secret.
     pub(crate) fn current(&self) -> KeyHash {
         self.hashes[0]
     }

@@ -57,7 +57,7 @@ impl HmacKey {
         Self { inner, outer }
     }
 
-    /// The HMAC-SHA-256 of `message`.
+    /// Returns the HMAC-SHA-256 of `message`.
     #[inline]
     pub(crate) fn authenticate(&self, message: &Message<'_>) -> [u8; DIGEST] {
         let mut digest = [0; DIGEST];
@@ -65,7 +65,7 @@ impl HmacKey {
         digest
     }
 
-    /// The inner hash, ready for the outer one. Work that stands between the two halves is done while
+    /// Returns the inner hash, ready for the outer one. Work that stands between the two halves is done while
     /// the inner hash is on its way through memory.
     #[inline]
     pub(crate) fn begin(&self, message: &Message<'_>) -> InnerHash {
@@ -74,7 +74,7 @@ impl HmacKey {
         InnerHash(state)
     }
 
-    /// The outer hash.
+    /// Returns the outer hash.
     #[inline]
     pub(crate) fn finish(&self, inner: &InnerHash, digest: &mut [u8; DIGEST]) {
         let mut block = INNER_PADDING;
@@ -125,7 +125,7 @@ impl<'a> Message<'a> {
         Self { bytes, blocks }
     }
 
-    /// The plain SHA-256 of the message.
+    /// Returns the plain SHA-256 of the message.
     #[inline]
     pub(crate) fn sha256(&self, digest: &mut [u8; DIGEST]) {
         let mut state = INITIAL;

@@ -61,7 +61,7 @@ impl ApiKey {
         Ok(Self(text.into()))
     }
 
-    /// The plaintext: for the answer to the owner, and for nothing else.
+    /// Returns the plaintext: for the answer to the owner, and for nothing else.
     pub fn expose_secret(&self) -> &str {
         self.0.expose_secret()
     }
@@ -89,7 +89,7 @@ fn fill_base62(mut out: &mut [u8]) -> Result<(), EntropyError> {
     Ok(())
 }
 
-/// The base62 digit of a value below 62, in ASCII order. Arithmetic, because a table indexed by
+/// Returns the base62 digit of a value below 62, in ASCII order. Arithmetic, because a table indexed by
 /// secret data would leak it through the cache.
 fn base62(value: u8) -> u8 {
     let upper = u8::from(value > 9) * (b'A' - b'9' - 1);
@@ -97,7 +97,7 @@ fn base62(value: u8) -> u8 {
     b'0' + value + upper + lower
 }
 
-/// The tag over a key's prefix and random part: 4 bytes of HMAC for each character. Scaling them to
+/// Returns the tag over a key's prefix and random part: 4 bytes of HMAC for each character. Scaling them to
 /// 0..62 is off uniform by less than 2^-26.
 fn tag(key: &HmacKey, signed: &Message<'_>) -> [u8; TAG_LENGTH] {
     let mac = key.authenticate(signed);
@@ -141,7 +141,7 @@ impl<'a> PresentedKey<'a> {
         Ok(Self { text, tagged: alphabet.base62 && text.len() == TAGGED_LENGTH })
     }
 
-    /// Whether the key carries a tag: 51 base62 characters after the prefix.
+    /// Returns whether the key carries a tag: 51 base62 characters after the prefix.
     pub fn is_tagged(&self) -> bool {
         self.tagged
     }
@@ -150,7 +150,7 @@ impl<'a> PresentedKey<'a> {
         self.text
     }
 
-    /// Whether a secret of the ring made the tag. Every secret is tried, in constant time.
+    /// Returns whether a secret of the ring made the tag. Every secret is tried, in constant time.
     pub(crate) fn tag_is_valid(&self, ring: &SecretRing) -> Choice {
         let parts = self.text.split_first_chunk::<SIGNED_LENGTH>();
         let parts = parts.and_then(|(signed, tag)| Some((signed, tag.first_chunk()?)));

@@ -87,7 +87,7 @@ impl ServerSecret {
         Ok(text.into())
     }
 
-    /// A public name for the secret: equal for equal secrets, and no help in finding it.
+    /// Returns a public name for the secret: equal for equal secrets, and no help in finding it.
     pub fn fingerprint(&self) -> SecretFingerprint {
         self.fingerprint
     }
@@ -110,7 +110,7 @@ impl ServerSecret {
         &self.tag_key
     }
 
-    /// The key that entries in Redis are authenticated under.
+    /// Returns the key that entries in Redis are authenticated under.
     #[cfg(feature = "redis")]
     pub(crate) fn entry_key(&self) -> HmacKey {
         HmacKey::new(&*subkey(&self.hash_key, "redis entry"))
@@ -123,7 +123,7 @@ impl fmt::Debug for ServerSecret {
     }
 }
 
-/// A subkey for one purpose: HMAC as a pseudorandom function over a label (NIST SP 800-108r1,
+/// Returns a subkey for one purpose: HMAC as a pseudorandom function over a label (NIST SP 800-108r1,
 /// section 4). No label begins with `lxk_`, so a subkey is never the hash of a key.
 fn subkey(secret: &HmacKey, purpose: &str) -> Zeroizing<[u8; 32]> {
     let label = format!("lexikon-auth v1 {purpose}");
@@ -185,7 +185,7 @@ impl SecretRing {
     /// Most secrets that a ring holds. Each costs every verification two SHA-256 compressions.
     pub const MAX_SECRETS: usize = 4;
 
-    /// A ring of one secret.
+    /// Makes a ring of one secret.
     pub fn new(current: ServerSecret) -> Self {
         Self { current, retired: Vec::new() }
     }
@@ -223,7 +223,7 @@ impl SecretRing {
         Self::from_variables(|name| std::env::var_os(name))
     }
 
-    /// Like [`from_env`](Self::from_env), with the look-up of variables given.
+    /// Does what [`from_env`](Self::from_env) does, with the look-up of variables given.
     ///
     /// # Errors
     /// [`SecretError`] names the variable and what to do.
@@ -236,12 +236,12 @@ impl SecretRing {
         }
     }
 
-    /// The secret that issues.
+    /// Returns the secret that issues.
     pub fn current(&self) -> &ServerSecret {
         &self.current
     }
 
-    /// The fingerprints of all secrets, current first.
+    /// Returns the fingerprints of all secrets, current first.
     pub fn fingerprints(&self) -> impl Iterator<Item = SecretFingerprint> + '_ {
         self.secrets().map(ServerSecret::fingerprint)
     }
@@ -250,13 +250,13 @@ impl SecretRing {
         &self.retired
     }
 
-    /// All secrets, current first.
+    /// Returns all secrets, current first.
     pub fn secrets(&self) -> impl Iterator<Item = &ServerSecret> {
         std::iter::once(&self.current).chain(&self.retired)
     }
 }
 
-/// A secret from the variable `name`, or from the file that `name`_FILE points to.
+/// Returns a secret from the variable `name`, or from the file that `name`_FILE points to.
 fn read_variable(
     name: &str,
     lookup: &impl Fn(&str) -> Option<OsString>,
