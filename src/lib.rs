@@ -162,15 +162,3 @@ pub mod fuzzing {
         crate::store::redis::entry::check(bytes);
     }
 }
-
-/// The examples of README.md, compiled and run as tests.
-#[cfg(all(
-    doctest,
-    feature = "sqlite",
-    feature = "postgres",
-    feature = "cache",
-    feature = "redis",
-    feature = "axum"
-))]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -1,20 +1,16 @@
 //! The in-process cache: what it keeps, what it forgets, and that a slow read brings nothing back.
 #![cfg(feature = "cache")]
 
-mod common;
-#[path = "common/gated.rs"]
-mod gated;
-
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, candidates, hmac_hash, legacy_hash, one_secret, record};
-use gated::Gated;
 use lexikon_auth::store::{ChangeFeed, HashChange, Message, Subscription};
 use lexikon_auth::{
     CacheOptions, CachedStore, Change, Follower, KeyLookup, KeyRecord, KeyStore, Refusal,
     StoreError, VerifiedKey, Verifier, VerifyError,
 };
+use lexikon_auth_tests::gated::Gated;
+use lexikon_auth_tests::{SECRETS, candidates, hmac_hash, legacy_hash, one_secret, record};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};
@@ -30,7 +26,7 @@ fn row(number: u32) -> KeyRecord {
 
 /// A store with these rows.
 fn gated(rows: &[KeyRecord]) -> Gated {
-    Gated { keys: common::store(rows), ..Gated::default() }
+    Gated { keys: lexikon_auth_tests::store(rows), ..Gated::default() }
 }
 
 /// The same, and a cache over it.
@@ -160,7 +156,7 @@ async fn errors_are_shared_and_not_kept() {
     store.fails.send_replace(true);
     let error = verifier(&cached).verify(&key(1)).await.unwrap_err();
     assert!(matches!(error, VerifyError::Unavailable(_)), "{error:?}");
-    assert!(common::printed(&error).contains("switched off"), "{error:?}");
+    assert!(lexikon_auth_tests::printed(&error).contains("switched off"), "{error:?}");
     store.fails.send_replace(false);
     _ = verifier(&cached).verify(&key(1)).await.unwrap();
 }
@@ -357,7 +353,7 @@ async fn the_number_of_entries_is_bounded_too() {
 
 #[tokio::test]
 async fn a_hash_that_a_row_is_given_is_no_longer_unknown() {
-    let keys = common::store(&[row(1)]);
+    let keys = lexikon_auth_tests::store(&[row(1)]);
     let cached = CachedStore::new(keys);
     assert_eq!(cached.find(&candidates(&key(2))).await.unwrap(), None);
     let (id, expected, replacement) = ("key-1".into(), row(1).hash, row(2).hash);
@@ -369,7 +365,7 @@ async fn a_hash_that_a_row_is_given_is_no_longer_unknown() {
 #[tokio::test]
 async fn long_ids_count() {
     let bytes = async |id: &str| {
-        let cached = CachedStore::new(common::store(&[record(id, row(1).hash)]));
+        let cached = CachedStore::new(lexikon_auth_tests::store(&[record(id, row(1).hash)]));
         cached.find(&candidates(&key(1))).await.unwrap();
         cached.bytes()
     };

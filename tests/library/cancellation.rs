@@ -2,22 +2,14 @@
 //! the caches know of it.
 #![cfg(all(feature = "postgres", feature = "redis", feature = "cache"))]
 
-mod common;
-#[path = "common/postgres.rs"]
-mod postgres;
-#[path = "common/proxy.rs"]
-mod proxy;
-#[path = "common/redis.rs"]
-mod redis_server;
-
 use std::time::{Duration, Instant};
 
-use common::one_secret;
 use lexikon_auth::{
     CacheOptions, CachedStore, IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey,
     PostgresStore, RedisStore, StoreError, Verifier,
 };
-use proxy::{Mode, Proxy};
+use lexikon_auth_tests::proxy::{Mode, Proxy};
+use lexikon_auth_tests::{one_secret, postgres, redis_server};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::time::{sleep, timeout};
 

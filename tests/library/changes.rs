@@ -1,9 +1,6 @@
 //! Changes that others make, and how they reach the caches: triggers, LISTEN and NOTIFY on a real server.
 #![cfg(all(feature = "postgres", feature = "cache"))]
 
-#[path = "common/postgres.rs"]
-mod server;
-
 use std::time::{Duration, Instant};
 
 use lexikon_auth::store::ChangeFeed;
@@ -11,6 +8,7 @@ use lexikon_auth::{
     CacheOptions, CachedStore, Follower, IssuedKey, KeyManager, NewKey, PostgresStore, SecretRing,
     ServerSecret, StoreError, Verifier, VerifyError,
 };
+use lexikon_auth_tests::postgres;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::time::sleep;
 
@@ -36,7 +34,7 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let options = server::database().await;
+        let options = postgres::database().await;
         let database = PostgresStore::connect(options.clone()).await.unwrap();
         let cache = CacheOptions::default().max_age(LONG);
         let store = CachedStore::with_options(database.clone(), cache);
@@ -220,7 +218,7 @@ async fn what_logical_replication_applies_is_reported() {
     let issued = scene.issue().await;
     scene.eventually(&issued, "accepted").await;
     // The same tables in another database, where the keys are changed.
-    let origin = server::database().await;
+    let origin = postgres::database().await;
     let _ = PostgresStore::connect(origin.clone()).await.unwrap();
     let pool = PgPool::connect_with(origin.clone()).await.unwrap();
     let rows: Vec<String> = sqlx::query_scalar(
@@ -353,7 +351,7 @@ async fn an_id_too_long_for_a_notification_does_not_fail_the_write() {
 
 #[tokio::test]
 async fn a_secret_that_the_database_does_not_know_is_refused() {
-    let options = server::database().await;
+    let options = postgres::database().await;
     let store = PostgresStore::connect(options).await.unwrap();
     store.check_secrets(&ring(SECRET)).await.expect("the first one is learned");
     store.check_secrets(&ring(SECRET)).await.expect("and known");
@@ -374,7 +372,7 @@ async fn a_secret_that_the_database_does_not_know_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_instances_that_start_with_different_secrets_one_is_refused() {
     for _ in 0..10 {
-        let options = server::database().await;
+        let options = postgres::database().await;
         let store = PostgresStore::connect(options).await.unwrap();
         let (one, other) = (ring(SECRET), ring(OTHER));
         let answers = tokio::join!(store.check_secrets(&one), store.check_secrets(&other));

@@ -3,14 +3,6 @@
 
 use std::sync::Arc;
 
-#[cfg(feature = "postgres")]
-#[path = "common/postgres.rs"]
-mod server;
-
-#[cfg(feature = "redis")]
-#[path = "common/redis.rs"]
-mod redis_server;
-
 #[cfg(feature = "cache")]
 use lexikon_auth::CachedStore;
 #[cfg(any(feature = "cache", feature = "redis"))]
@@ -22,6 +14,10 @@ use lexikon_auth::{
 };
 #[cfg(feature = "redis")]
 use lexikon_auth::{RedisOptions, RedisStore, SecretRing, ServerSecret};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use lexikon_auth_tests::data;
+#[cfg(feature = "redis")]
+use lexikon_auth_tests::redis_server;
 
 struct Memory;
 
@@ -279,7 +275,7 @@ mod sqlite {
 
         async fn empty(&self) -> SqliteStore {
             let path = new_path(&self.folder);
-            std::fs::write(&path, include_bytes!("data/lexikon.sqlite")).unwrap();
+            std::fs::write(&path, data::SQLITE).unwrap();
             let pool = SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
             sqlx::query("DELETE FROM api_keys").execute(&pool).await.unwrap();
             for owner in conformance::OWNERS {
@@ -411,7 +407,7 @@ mod postgres {
         type Store = PostgresStore;
 
         async fn empty(&self) -> PostgresStore {
-            let store = store(server::database().await).await;
+            let store = store(lexikon_auth_tests::postgres::database().await).await;
             for owner in conformance::OWNERS {
                 store.set_owner_active(&owner.into(), true).await.unwrap();
             }
@@ -431,9 +427,9 @@ mod postgres {
         type Store = PostgresStore;
 
         async fn empty(&self) -> PostgresStore {
-            let options = server::database().await;
+            let options = lexikon_auth_tests::postgres::database().await;
             let pool = PgPool::connect_with(options.clone()).await.unwrap();
-            let dump = include_str!("data/lexikon_postgres.sql");
+            let dump = data::POSTGRES;
             sqlx::raw_sql(dump).execute(&pool).await.unwrap();
             let owners = "DELETE FROM public.api_keys; \
                           UPDATE public.users SET id = 'owner-a' WHERE id = 'user-1'; \

@@ -1,9 +1,6 @@
 //! Connections of the store in PostgreSQL: those that break, and those that callers leave behind.
 #![cfg(feature = "postgres")]
 
-#[path = "common/postgres.rs"]
-mod postgres;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +8,7 @@ use lexikon_auth::{
     ApiKey, IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey, PostgresStore, SecretRing,
     ServerSecret, StoreError, Verifier,
 };
-use postgres::Server;
+use lexikon_auth_tests::postgres::{self, Server};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

@@ -1,13 +1,11 @@
 //! What the cache counts, exactly: it is what a status page shows and an alarm goes by.
 #![cfg(feature = "cache")]
 
-mod common;
-
-use common::{SECRETS, candidates, hmac_hash, ready, record};
 use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::{
     CacheCounts, CacheOptions, CachedStore, Change, KeyLookup, KeyStore, MemoryStore,
 };
+use lexikon_auth_tests::{SECRETS, candidates, hmac_hash, ready, record};
 
 fn key(number: u32) -> String {
     format!("lxk_{number:0>43}")

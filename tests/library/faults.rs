@@ -2,11 +2,6 @@
 //! never a wrong no, and nothing lost.
 #![cfg(all(feature = "postgres", feature = "cache"))]
 
-#[path = "common/postgres.rs"]
-mod postgres;
-#[path = "common/proxy.rs"]
-mod proxy;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -18,8 +13,9 @@ use lexikon_auth::{
     LegacyPolicy, NewKey, Policy, PostgresStore, PresentedKey, Refusal, SecretRing, ServerSecret,
     Verifier, VerifyError,
 };
-use postgres::Server;
-use proxy::{Mode, Proxy};
+use lexikon_auth_tests::data;
+use lexikon_auth_tests::postgres::{self, Server};
+use lexikon_auth_tests::proxy::{Mode, Proxy};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -245,7 +241,7 @@ async fn worker() {
 fn start_worker(options: &PgConnectOptions) -> Child {
     let place = format!("{} {}", options.get_port(), options.get_database().unwrap());
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "worker", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "faults::worker", "--nocapture", "--test-threads=1"])
         .env(WORKER, place)
         .stdout(Stdio::piped())
         .spawn()
@@ -256,7 +252,7 @@ fn start_worker(options: &PgConnectOptions) -> Child {
 async fn a_process_that_is_killed_half_way_loses_nothing() {
     let options = postgres::database().await;
     let pool = PgPool::connect_with(options.clone()).await.unwrap();
-    let dump = include_str!("data/lexikon_postgres.sql");
+    let dump = data::POSTGRES;
     sqlx::raw_sql(dump).execute(&pool).await.unwrap();
     let clean = "SET search_path = public; DELETE FROM api_keys";
     sqlx::raw_sql(clean).execute(&pool).await.unwrap();
@@ -315,7 +311,7 @@ async fn a_process_that_is_killed_half_way_loses_nothing() {
 async fn an_extension_that_is_killed_half_way_can_be_run_again() {
     let options = postgres::database().await;
     let pool = PgPool::connect_with(options.clone()).await.unwrap();
-    let dump = include_str!("data/lexikon_postgres.sql");
+    let dump = data::POSTGRES;
     sqlx::raw_sql(dump).execute(&pool).await.unwrap();
     for pause in 0..20 {
         // Each part of the extension is killed somewhere, over the rounds.

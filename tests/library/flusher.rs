@@ -2,19 +2,16 @@
 //! whenever all tasks wait, so no test here depends on real time.
 #![cfg(feature = "tokio")]
 
-mod common;
-#[path = "common/probe.rs"]
-mod probe;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{SECRETS, TAGGED, UNTAGGED, hmac_hash};
 use lexikon_auth::{Flusher, StoreError, Verifier};
-use probe::{Probe, Rows, SECOND, Writes, used, verifier, verify};
+use lexikon_auth_tests::{SECRETS, TAGGED, UNTAGGED, hmac_hash};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
+
+use crate::probe::{Probe, Rows, SECOND, Writes, used, verifier, verify};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 

@@ -1,18 +1,16 @@
 //! The follower: what it tells a store first, and what a cache does when it tells nothing any more.
 #![cfg(feature = "cache")]
 
-mod common;
-
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use common::{UNTAGGED, candidates, legacy_hash, ready, record};
 use lexikon_auth::store::{ChangeFeed, FeedEvent, FeedEventKind, Message, Subscription};
 use lexikon_auth::{
     CacheOptions, CachedStore, Candidates, DynKeyStore, Follower, KeyLookup, KeyRecord, KeyStore,
     MemoryStore, StoreError,
 };
+use lexikon_auth_tests::{UNTAGGED, candidates, legacy_hash, ready, record};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
@@ -57,7 +55,7 @@ fn runtime() -> Runtime {
 /// Follows, has the `fault` happen, and checks that the cache does not believe its feed for ever.
 #[track_caller]
 fn assert_not_vouched_for(panics: bool, fault: impl FnOnce(Runtime) -> Option<Runtime>) {
-    let keys = common::store(&[record("key-1", legacy_hash(UNTAGGED))]);
+    let keys = lexikon_auth_tests::store(&[record("key-1", legacy_hash(UNTAGGED))]);
     let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
     let cached = CachedStore::with_options(keys.clone(), options);
     let is_revoked = || {
@@ -108,7 +106,7 @@ fn a_cache_whose_follower_does_not_get_to_run_trusts_nothing_old() {
 
 #[test]
 fn a_cache_whose_follower_runs_keeps_what_it_has() {
-    let keys = common::store(&[record("key-1", legacy_hash(UNTAGGED))]);
+    let keys = lexikon_auth_tests::store(&[record("key-1", legacy_hash(UNTAGGED))]);
     let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
     let cached = CachedStore::with_options(keys, options);
     let runtime = runtime();
@@ -127,7 +125,7 @@ fn a_cache_whose_follower_runs_keeps_what_it_has() {
 
 #[test]
 fn the_end_of_a_follower_that_was_replaced_costs_a_cache_a_second_at_most() {
-    let keys = common::store(&[record("key-1", legacy_hash(UNTAGGED))]);
+    let keys = lexikon_auth_tests::store(&[record("key-1", legacy_hash(UNTAGGED))]);
     let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
     let cached = CachedStore::with_options(keys, options);
     let runtime = runtime();

@@ -1,10 +1,6 @@
 //! The tower layer and the extractors, on an axum router: what passes, and in which form.
 #![cfg(feature = "axum")]
 
-mod common;
-#[path = "common/web.rs"]
-mod web;
-
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +9,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::get;
-use common::{
-    FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, ready, record,
-    ring, store,
-};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -24,8 +16,13 @@ use lexikon_auth::http::{ApiKeyLayer, Notices};
 use lexikon_auth::{
     Candidates, KeyLookup, KeyRecord, LegacyPolicy, MemoryStore, Policy, StoreError, Verifier,
 };
+use lexikon_auth_tests::{
+    FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, ready, record,
+    ring, store,
+};
 use tower::{Layer, Service, ServiceExt};
-use web::{
+
+use crate::web::{
     INVALID_REQUEST, INVALID_TOKEN, LEGACY, NO_KEY, UNKNOWN, answer_to, app, bearer, get_from, key,
     layer, records, request, verifier,
 };

@@ -1,25 +1,22 @@
 //! What the layers and extractors answer to those who are not let in.
 #![cfg(feature = "axum")]
 
-mod common;
-#[path = "common/web.rs"]
-mod web;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use common::{
-    FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, record, ring,
-    store,
-};
 use lexikon_auth::http::{ApiKeyLayer, InvalidRealm, Read, RequireScope, Scoped};
 use lexikon_auth::{
     Candidates, KeyLookup, KeyRecord, LegacyPolicy, OwnerId, Policy, Revocation, StoreError,
     VerifiedKey, Verifier,
 };
-use web::{
+use lexikon_auth_tests::{
+    FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, record, ring,
+    store,
+};
+
+use crate::web::{
     INVALID_REQUEST, INVALID_TOKEN, LEGACY, NO_KEY, UNKNOWN, app, bearer, get_from, key, layer,
 };
 

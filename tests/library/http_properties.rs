@@ -1,17 +1,17 @@
 //! Any headers at all, held against an oracle that looks at them one by one.
 #![cfg(feature = "tower")]
 
-mod common;
-
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, ready, record, store, verifier};
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::{Request, Response};
 use http_body_util::Empty;
 use lexikon_auth::VerifiedKey;
 use lexikon_auth::http::ApiKeyLayer;
+use lexikon_auth_tests::{
+    FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, ready, record, store, verifier,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tower::{Layer, Service};
@@ -118,7 +118,7 @@ proptest! {
             assert!(!request.headers().contains_key(KEY_HEADER));
             let log = format!("{request:?}");
             assert!(!log.contains("lxk_") && !log.contains("eyJ"), "{log}");
-            let mut response = Response::new(Empty::<bytes::Bytes>::new());
+            let mut response = Response::new(Empty::<hyper::body::Bytes>::new());
             if let Some(key) = request.extensions().get::<VerifiedKey>() {
                 let id = HeaderValue::try_from(key.id().to_string()).unwrap();
                 response.headers_mut().insert("id", id);

@@ -9,13 +9,14 @@ use lexikon_auth::{
     Page, Policy, PresentedKey, Refusal, Rotation, SecretRing, ServerSecret, SqliteStore, Verifier,
     VerifyError,
 };
+use lexikon_auth_tests::data;
 use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::SqlitePool;
 use tempfile::TempDir;
 
-const CASES: &str = include_str!("data/lexikon_sqlite_cases.json");
-const VECTORS: &str = include_str!("data/hash_vectors.json");
+const CASES: &str = data::SQLITE_CASES;
+const VECTORS: &str = data::HASH_VECTORS;
 
 /// A copy of the service's database, which the tests may change.
 struct Copy {
@@ -27,7 +28,7 @@ impl Copy {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lexikon.sqlite");
-        std::fs::write(&path, include_bytes!("data/lexikon.sqlite")).unwrap();
+        std::fs::write(&path, data::SQLITE).unwrap();
         Self { _folder: folder, path }
     }
 
@@ -135,7 +136,7 @@ async fn verification_changes_no_byte_of_the_database() {
         let _ = verifier.verify(case["key"].as_str().unwrap()).await;
     }
     store.close().await;
-    assert!(std::fs::read(&copy.path).unwrap() == include_bytes!("data/lexikon.sqlite"));
+    assert!(std::fs::read(&copy.path).unwrap() == data::SQLITE);
 }
 
 #[tokio::test]

@@ -1,16 +1,14 @@
 //! The plaintext key: generation, parsing, and that nothing prints it.
 
-mod common;
-
 use std::collections::HashSet;
 
-use common::{
-    SECRETS, TAGGED, UNTAGGED, assert_reveals_nothing, debugged, hmac_hash, printed, ready, record,
-    ring, secret,
-};
 use lexikon_auth::{
     ApiKey, Candidates, KEY_PREFIX, KeyManager, KeyStore, MalformedKey, ManageError, MemoryStore,
     NewKey, PresentedKey, SecretError, ServerSecret, Verifier,
+};
+use lexikon_auth_tests::{
+    SECRETS, TAGGED, UNTAGGED, assert_reveals_nothing, debugged, hmac_hash, printed, ready, record,
+    ring, secret,
 };
 use secrecy::ExposeSecret;
 

@@ -1,24 +1,21 @@
 //! Issuing, changing, revoking and listing keys: what is refused, and what the rows say afterwards.
 
-mod common;
-#[path = "common/desk.rs"]
-mod desk;
-
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use common::{
-    SECRETS, UNTAGGED, WildClock, hmac_hash, legacy_hash, noon, one_secret, ready, record, ring,
-};
-use desk::{
-    Desk, HOUR, MICROSECOND, NANOSECOND, SECOND, end_of_time, extremes, invalid_field, new_key,
-    store_error,
-};
 use lexikon_auth::{
     FormatCounts, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore, KeyUpdate,
     LegacyPolicy, MemoryStore, NewKey, OwnerId, Page, Policy, Refusal, Rotation, Scopes,
     StoreError, Verifier,
+};
+use lexikon_auth_tests::{
+    SECRETS, UNTAGGED, WildClock, hmac_hash, legacy_hash, noon, one_secret, ready, record, ring,
+};
+
+use crate::desk::{
+    Desk, HOUR, MICROSECOND, NANOSECOND, SECOND, end_of_time, extremes, invalid_field, new_key,
+    store_error,
 };
 
 #[test]
@@ -34,7 +31,7 @@ fn an_issued_key_is_stored_as_its_record_says_and_verifies() {
     assert_eq!(record.created_at, Some(noon()));
     assert_eq!(record.expires_at, Some(noon() + HOUR));
     assert_eq!((record.last_used_at, record.is_revoked()), (None, false));
-    assert_eq!(record.hash, KeyHash::of(&issued.key, &common::secret(SECRETS[0])));
+    assert_eq!(record.hash, KeyHash::of(&issued.key, &lexikon_auth_tests::secret(SECRETS[0])));
 
     let verified = ready(desk.verifier.verify(issued.key.expose_secret())).unwrap();
     assert_eq!(*verified.id(), record.id);

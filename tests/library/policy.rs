@@ -1,17 +1,15 @@
 //! Policies: which keys are still accepted, until when, and which hashes move to the current secret.
 
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{
-    SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, ready, record, refusal,
-    ring, store, untagged_record, verifier,
-};
 use lexikon_auth::{
     Flushed, HashChange, HashFormat, KeyRecord, KeyStore, LegacyPolicy, MemoryStore, Policy,
     Refusal, RetiredPolicy, UntaggedPolicy, Verifier,
+};
+use lexikon_auth_tests::{
+    SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, noon, ready, record, refusal,
+    ring, store, untagged_record, verifier,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

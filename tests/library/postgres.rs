@@ -1,9 +1,6 @@
 //! The store on a real PostgreSQL server: the service's tables, its own, and faults.
 #![cfg(feature = "postgres")]
 
-#[path = "common/postgres.rs"]
-mod server;
-
 use std::time::{Duration, SystemTime};
 
 use lexikon_auth::{
@@ -11,16 +8,17 @@ use lexikon_auth::{
     PostgresStore, Refusal, Rotation, SecretRing, ServerSecret, StoreError, Usage, Verifier,
     VerifyError,
 };
+use lexikon_auth_tests::{data, postgres};
 use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
-const CASES: &str = include_str!("data/lexikon_postgres_cases.json");
+const CASES: &str = data::POSTGRES_CASES;
 
 /// A database with what the service wrote.
 async fn service() -> PgConnectOptions {
-    let options = server::database().await;
+    let options = postgres::database().await;
     let pool = PgPool::connect_with(options.clone()).await.unwrap();
-    let dump = include_str!("data/lexikon_postgres.sql");
+    let dump = data::POSTGRES;
     sqlx::raw_sql(dump).execute(&pool).await.unwrap();
     pool.close().await;
     options
@@ -157,7 +155,7 @@ async fn keys_are_managed_on_the_tables_of_the_service_as_they_are() {
 
 #[tokio::test]
 async fn two_instances_create_and_extend_at_once() {
-    let empty = server::database().await;
+    let empty = postgres::database().await;
     let (one, other) = tokio::join!(connect(&empty), connect(&empty));
     let issued = KeyManager::new(one, &ring())
         .issue(NewKey::new("new owner", "n").scopes("a"))
@@ -205,7 +203,7 @@ async fn a_database_of_another_schema_is_refused_and_left_alone() {
         ("CREATE TABLE api_keys (id varchar)", "table api_keys has no column user_id"),
     ];
     for (statement, problem) in cases {
-        let options = server::database().await;
+        let options = postgres::database().await;
         run(&options, statement).await;
         let error = PostgresStore::connect(options).await.unwrap_err();
         assert!(
@@ -356,7 +354,7 @@ async fn a_statement_that_was_given_up_ends_in_the_server_too() {
 #[tokio::test]
 async fn no_password_is_printed() {
     const PASSWORD: &str = "correct-horse-battery-staple";
-    let options = server::database().await.password(PASSWORD);
+    let options = postgres::database().await.password(PASSWORD);
     let database = options.get_database().unwrap().to_owned();
     let store = PostgresStore::connect(options).await.unwrap();
     for text in [format!("{store:?} {store:#?}"), format!("{0:?} {0:#?}", store.changes())] {

@@ -5,16 +5,11 @@ use std::path::Path;
 
 #[test]
 fn every_promise_of_the_page_has_its_tests() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let page = fs::read_to_string(root.join("docs/caching.md")).unwrap();
     let mut code = String::new();
-    for folder in ["tests", "src/store/conformance"] {
-        for file in fs::read_dir(root.join(folder)).unwrap() {
-            let path = file.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "rs") {
-                code += &fs::read_to_string(path).unwrap();
-            }
-        }
+    for folder in ["src", "tests/library", "tests/subscriber", "lxk/tests"] {
+        add_code(&root.join(folder), &mut code);
     }
     // Names of tests are sentences: three underscores at least, and small letters alone.
     let names: Vec<_> = page
@@ -30,5 +25,17 @@ fn every_promise_of_the_page_has_its_tests() {
     for row in rows.skip(2).take_while(|line| line.starts_with('|')) {
         let tests = row.rsplit('|').nth(1).unwrap_or_default();
         assert!(tests.contains('`'), "no test is named for: {row}");
+    }
+}
+
+/// Adds all Rust code in a folder and in the folders inside it.
+fn add_code(folder: &Path, code: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            add_code(&path, code);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            *code += &fs::read_to_string(path).unwrap();
+        }
     }
 }

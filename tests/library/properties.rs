@@ -1,14 +1,12 @@
 //! What holds for every input, against oracles that are too plain to be wrong.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{SECRETS, TAGGED, UNTAGGED, hmac_hash, ready, record, ring, secret};
 use lexikon_auth::{
     ApiKey, HashFormat, KeyHash, KeyId, KeyStore, MalformedKey, MemoryStore, OwnerId, PresentedKey,
     Refusal, Scopes, Verifier,
 };
+use lexikon_auth_tests::{SECRETS, TAGGED, UNTAGGED, hmac_hash, ready, record, ring, secret};
 use proptest::collection::vec;
 use proptest::prelude::{
     Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest,

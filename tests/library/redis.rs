@@ -1,21 +1,17 @@
 //! The tier in Redis, on a real server: what it stores, what it refuses to read, and what it forgets.
 #![cfg(feature = "redis")]
 
-mod common;
-#[path = "common/gated.rs"]
-mod gated;
-#[path = "common/redis.rs"]
-mod server;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{SECRETS, candidates, legacy_hash, one_secret, record, ring};
-use gated::Gated;
 use lexikon_auth::store::{FeedEvent, FeedEventKind, RedisCounts};
 use lexikon_auth::{
     ApiKey, Candidates, Change, Follower, KeyHash, KeyLookup, KeyRecord, KeyStore, RedisOptions,
     RedisStore, SecretRing, StoreError,
+};
+use lexikon_auth_tests::gated::Gated;
+use lexikon_auth_tests::{
+    SECRETS, candidates, legacy_hash, one_secret, record, redis_server, ring,
 };
 use redis::Commands;
 use tokio::sync::watch;
@@ -34,12 +30,12 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        Self::with(server::patient()).await
+        Self::with(redis_server::patient()).await
     }
 
     async fn with(options: RedisOptions) -> Self {
-        let (beneath, prefix) = (Gated::default(), server::prefix());
-        let client = server::shared_client();
+        let (beneath, prefix) = (Gated::default(), redis_server::prefix());
+        let client = redis_server::shared_client();
         let redis = client.get_connection().unwrap();
         let options = options.prefix(&prefix);
         let store = RedisStore::new(beneath.clone(), client, &one_secret(), options).await;
@@ -48,8 +44,8 @@ impl Scene {
 
     /// Another instance with its own store beneath.
     async fn other(&self, ring: &SecretRing, beneath: Gated) -> RedisStore<Gated> {
-        let options = server::patient().prefix(&self.prefix);
-        RedisStore::new(beneath, server::shared_client(), ring, options).await
+        let options = redis_server::patient().prefix(&self.prefix);
+        RedisStore::new(beneath, redis_server::shared_client(), ring, options).await
     }
 }
 
@@ -188,7 +184,7 @@ async fn a_slow_read_does_not_bring_a_revoked_key_back() {
 #[tokio::test]
 async fn a_row_that_is_preferred_replaces_one_that_is_stored() {
     let scene = Scene::new().await;
-    let key = common::UNTAGGED;
+    let key = lexikon_auth_tests::UNTAGGED;
     let candidates = candidates(key);
     scene.beneath.keys.insert(&record("old", legacy_hash(key))).await.unwrap();
     scene.store.find(&candidates).await.unwrap();
@@ -202,7 +198,8 @@ async fn a_row_that_is_preferred_replaces_one_that_is_stored() {
 #[tokio::test]
 async fn lives_end_and_are_clamped() {
     let clamp = |seconds| async move {
-        let mut scene = Scene::with(server::patient().ttl(Duration::from_secs(seconds))).await;
+        let mut scene =
+            Scene::with(redis_server::patient().ttl(Duration::from_secs(seconds))).await;
         let key = scene.beneath.issue("key-1").await;
         scene.store.find(&key).await.unwrap();
         let life: u64 = scene.redis.pttl(name(&scene.prefix, &key.as_slice()[0])).unwrap();
@@ -214,7 +211,7 @@ async fn lives_end_and_are_clamped() {
 
     // An entry ends with its key, and by its own date, whatever life Redis gives it.
     let mut scene = Scene::new().await;
-    let key = candidates(common::UNTAGGED);
+    let key = candidates(lexikon_auth_tests::UNTAGGED);
     let mut dated = record("dated", key.as_slice()[0]);
     dated.expires_at = Some(SystemTime::now() + Duration::from_millis(1500));
     scene.beneath.keys.insert(&dated).await.unwrap();
@@ -230,8 +227,8 @@ async fn lives_end_and_are_clamped() {
 
 #[tokio::test]
 async fn a_long_entry_is_not_stored() {
-    let mut scene = Scene::with(server::patient().max_value_bytes(500)).await;
-    let key = candidates(common::UNTAGGED);
+    let mut scene = Scene::with(redis_server::patient().max_value_bytes(500)).await;
+    let key = candidates(lexikon_auth_tests::UNTAGGED);
     let mut long = record("long", key.as_slice()[0]);
     long.name = "x".repeat(500).into();
     scene.beneath.keys.insert(&long).await.unwrap();
@@ -246,8 +243,8 @@ async fn clearing_takes_its_own_and_nothing_else() {
     let mut scene = Scene::new().await;
     // The prefix ends in characters that patterns give a meaning to.
     let prefix = format!("{}[a-z]*?\\", scene.prefix);
-    let options = server::patient().prefix(&prefix);
-    let client = server::shared_client();
+    let options = redis_server::patient().prefix(&prefix);
+    let client = redis_server::shared_client();
     let store = RedisStore::new(scene.beneath.clone(), client, &one_secret(), options).await;
     for number in 0..1200 {
         let key = ApiKey::generate(one_secret().current()).unwrap();

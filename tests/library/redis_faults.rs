@@ -2,25 +2,17 @@
 //! same, and nothing that was revoked comes back.
 #![cfg(feature = "redis")]
 
-mod common;
-#[path = "common/gated.rs"]
-mod gated;
-#[path = "common/proxy.rs"]
-mod proxy;
-#[path = "common/redis.rs"]
-mod server;
-
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::one_secret;
-use gated::Gated;
 use lexikon_auth::{
     Candidates, Change, KeyId, KeyLookup, KeyStore, MemoryStore, RedisOptions, RedisStore,
 };
-use proxy::{Mode, Proxy};
+use lexikon_auth_tests::gated::Gated;
+use lexikon_auth_tests::one_secret;
+use lexikon_auth_tests::proxy::{Mode, Proxy};
+use lexikon_auth_tests::redis_server::{self, RedisServer};
 use redis::Commands;
-use server::RedisServer;
 use tokio::time::sleep;
 
 /// A tier, and the store beneath it.
@@ -32,7 +24,7 @@ async fn tier(client: redis::Client, options: RedisOptions) -> (Gated, RedisStor
 
 /// A tier behind a proxy, with the default time limit.
 async fn behind(proxy: &Proxy) -> (Gated, RedisStore<Gated>) {
-    tier(server::client(proxy.port), RedisOptions::default()).await
+    tier(redis_server::client(proxy.port), RedisOptions::default()).await
 }
 
 /// A key is found whatever happens.
@@ -106,7 +98,7 @@ async fn a_change_that_redis_was_not_told_makes_it_forget_everything() {
     let proxy = Proxy::to(server.port).await;
     let (beneath, store) = behind(&proxy).await;
     // Another instance, whose way to Redis is never cut.
-    let (client, options) = (server.client(), server::patient());
+    let (client, options) = (server.client(), redis_server::patient());
     let other = RedisStore::new(beneath.clone(), client, &one_secret(), options).await;
     let key = beneath.issue("key-1").await;
     recovered(&store, &key).await;
@@ -127,7 +119,7 @@ async fn a_change_that_redis_was_not_told_makes_it_forget_everything() {
 async fn a_server_without_memory_stores_nothing_and_grants_nothing_old() {
     let server = RedisServer::start();
     let mut admin = server.client().get_connection().unwrap();
-    let (beneath, store) = tier(server.client(), server::patient()).await;
+    let (beneath, store) = tier(server.client(), redis_server::patient()).await;
     let [old, new] = [beneath.issue("key-1").await, beneath.issue("key-2").await];
     store.find(&old).await.unwrap();
     let mut config = |memory: &str| {
@@ -169,8 +161,8 @@ async fn a_write_that_is_given_up_leaves_redis_distrusted() {
     let proxy = Proxy::to(server.port).await;
     let beneath = Gated::default();
     let key = beneath.issue("key-1").await;
-    let client = server::client(proxy.port);
-    let store = RedisStore::new(beneath.keys, client, &one_secret(), server::patient()).await;
+    let client = redis_server::client(proxy.port);
+    let store = RedisStore::new(beneath.keys, client, &one_secret(), redis_server::patient()).await;
     store.find(&key).await.unwrap();
     revoke_and_give_up(&proxy, &store, "key-1").await;
     assert!(store.find(&key).await.unwrap().unwrap().is_revoked());
@@ -191,9 +183,10 @@ async fn others_hear_of_a_write_that_was_given_up() {
     let beneath = Gated::default();
     let key = beneath.issue("key-1").await;
     let instance = async |client| {
-        RedisStore::new(beneath.keys.clone(), client, &one_secret(), server::patient()).await
+        RedisStore::new(beneath.keys.clone(), client, &one_secret(), redis_server::patient()).await
     };
-    let (one, two) = (instance(server::client(proxy.port)).await, instance(server.client()).await);
+    let (one, two) =
+        (instance(redis_server::client(proxy.port)).await, instance(server.client()).await);
     let feed = two.changes();
     let cached = lexikon_auth::CachedStore::new(two);
     let follower = lexikon_auth::Follower::spawn(cached.clone(), feed);

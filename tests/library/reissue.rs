@@ -1,12 +1,9 @@
 //! Keys with an id of the caller's choice, and another plaintext for a key whose first one was lost.
 
-mod common;
-#[path = "common/desk.rs"]
-mod desk;
-
-use common::{noon, ready};
-use desk::{Desk, SECOND};
 use lexikon_auth::{HashFormat, KeyUpdate, ManageError, NewKey, Page, Refusal, StoreError};
+use lexikon_auth_tests::{noon, ready};
+
+use crate::desk::{Desk, SECOND};
 
 fn new() -> NewKey {
     NewKey::new("user-1", "deploy").scopes("read").id("chosen")
@@ -78,7 +75,7 @@ fn a_key_that_is_not_in_force_gets_no_other_plaintext() {
 async fn a_cache_forgets_the_first_plaintext() {
     use lexikon_auth::{CachedStore, KeyManager, MemoryStore, Verifier};
     let store = CachedStore::new(MemoryStore::new());
-    let ring = common::one_secret();
+    let ring = lexikon_auth_tests::one_secret();
     let manager = KeyManager::new(store.clone(), &ring);
     let verifier = Verifier::new(store, ring);
     let first = manager.issue(new()).await.unwrap();

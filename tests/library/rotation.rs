@@ -1,17 +1,14 @@
 //! Rotating keys: how long the old one lives, what its successor takes over, and what is refused.
 
-mod common;
-#[path = "common/desk.rs"]
-mod desk;
-
 use std::time::Duration;
 
-use common::{SECRETS, noon, ready};
-use desk::{
+use lexikon_auth::{IssuedKey, KeyHash, Page, Refusal, Rotation, StoreError};
+use lexikon_auth_tests::{SECRETS, noon, ready};
+
+use crate::desk::{
     Desk, HOUR, MICROSECOND, NANOSECOND, SECOND, end_of_time, extremes, invalid_field, new_key,
     store_error,
 };
-use lexikon_auth::{IssuedKey, KeyHash, Page, Refusal, Rotation, StoreError};
 
 #[test]
 fn a_rotated_key_is_accepted_for_the_overlap_and_never_longer_than_before() {
@@ -51,7 +48,7 @@ fn a_successor_takes_over_owner_name_scopes_and_expiry() {
     let successor = desk.rotate(&old.record.id, SECOND);
     let mut expected = old.record.clone();
     expected.id = successor.record.id.clone();
-    expected.hash = KeyHash::of(&successor.key, &common::secret(SECRETS[0]));
+    expected.hash = KeyHash::of(&successor.key, &lexikon_auth_tests::secret(SECRETS[0]));
     expected.created_at = Some(noon() + SECOND);
     assert_eq!(*desk.stored(&successor.record.id), expected);
     assert_eq!(successor.record, expected);

@@ -17,15 +17,13 @@
 //! ```
 #![cfg(unix)] // where variables and paths are any bytes
 
-mod common;
-
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{SECRETS, assert_reveals_nothing, hmac_hash, printed, ring, secret};
 use lexikon_auth::{Candidates, PresentedKey, SecretError, SecretRing, ServerSecret};
+use lexikon_auth_tests::{SECRETS, assert_reveals_nothing, hmac_hash, printed, ring, secret};
 use secrecy::ExposeSecret;
 
 /// What the message of a refused secret tells the operator to run.
@@ -424,7 +422,11 @@ fn from_env_reads_the_environment_of_the_process() {
         let mut child = Command::new(std::env::current_exe().unwrap());
         VARIABLES.iter().for_each(|name| _ = child.env_remove(name));
         let child = child
-            .args(["--exact", "from_env_reads_the_environment_of_the_process", "--nocapture"])
+            .args([
+                "--exact",
+                "secrets::from_env_reads_the_environment_of_the_process",
+                "--nocapture",
+            ])
             .env(MARKER, "1")
             .envs(variables);
         let output = child.output().unwrap();

@@ -2,18 +2,16 @@
 //! service.
 #![cfg(feature = "tower")]
 
-mod common;
-
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, record, store, verifier};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use lexikon_auth::VerifiedKey;
 use lexikon_auth::http::{ApiKeyLayer, RequireScope, Write, grpc_status};
+use lexikon_auth_tests::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, record, store, verifier};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};

@@ -12,6 +12,7 @@ use lexikon_auth::{
     HashFormat, KeyManager, LegacyPolicy, NewKey, Policy, Refusal, Rotation, SecretRing,
     ServerSecret, SqliteStore, Verifier,
 };
+use lexikon_auth_tests::data;
 use serde_json::{Value, json};
 
 const SECRET: &str = "5f1d7a9c3be84e60a2c4f7d8190b6e3d4c8a51f02e9b7d36a1f4c0e8d2b59673";
@@ -27,7 +28,7 @@ fn ask(database: &Path, commands: &[Value]) -> Vec<Value> {
 
 /// The same in another time zone, as POSIX names them: the machine may know no others.
 fn ask_in(zone: &str, database: &Path, commands: &[Value]) -> Vec<Value> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sqlalchemy/service.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sqlalchemy/service.py");
     // Debian's Python, where the package of Debian goes, whatever else is first on the path.
     let mut service = Command::new("/usr/bin/python3")
         .args([Path::new(script), database])
@@ -54,7 +55,7 @@ fn ask_in(zone: &str, database: &Path, commands: &[Value]) -> Vec<Value> {
 async fn sqlalchemy_reads_every_row_that_the_store_writes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lexikon.sqlite");
-    std::fs::write(&path, include_bytes!("data/lexikon.sqlite")).unwrap();
+    std::fs::write(&path, data::SQLITE).unwrap();
     let store = SqliteStore::open(&path).await.unwrap().extend_schema().await.unwrap();
     let manager = KeyManager::new(store.clone(), &ring());
     let verifier = Verifier::new(store.clone(), ring());
@@ -147,7 +148,7 @@ async fn a_service_in_a_time_zone_obeys_what_is_written_and_is_obeyed() {
     for (zone, posix) in [("Asia/Kathmandu", "<+0545>-5:45"), ("America/Bogota", "<-05>5")] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lexikon.sqlite");
-        std::fs::write(&path, include_bytes!("data/lexikon.sqlite")).unwrap();
+        std::fs::write(&path, data::SQLITE).unwrap();
         let store = SqliteStore::open(&path).await.unwrap();
         let store = store.with_time_zone(zone.parse().unwrap()).await.unwrap();
         let manager = KeyManager::new(store.clone(), &ring());

@@ -8,6 +8,7 @@ use lexikon_auth::{
     KeyManager, KeyRecord, KeyStore, ManageError, NewKey, Refusal, SecretRing, ServerSecret,
     SqliteStore, StoreError, Verifier, VerifyError,
 };
+use lexikon_auth_tests::data;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tempfile::TempDir;
 
@@ -185,7 +186,7 @@ async fn a_read_only_database_verifies_and_says_why_it_cannot_write() {
     assert!(read_only(manager.issue(NewKey::new("user-1", "n")).await.map(drop)));
     assert!(read_only(manager.expire().await.map(drop)));
 
-    let service = File::holding(include_bytes!("data/lexikon.sqlite"));
+    let service = File::holding(data::SQLITE);
     let options = SqliteConnectOptions::new().filename(&service.path).read_only(true);
     let service = SqliteStore::connect(options).await.unwrap();
     assert!(matches!(service.extend_schema().await, Err(StoreError::ReadOnly(_))));
@@ -352,7 +353,7 @@ async fn a_secret_that_the_database_does_not_know_is_refused() {
     store.check_secrets(&other).await.expect("added");
 
     let file = folder.path().join("service.db");
-    std::fs::write(&file, include_bytes!("data/lexikon.sqlite")).unwrap();
+    std::fs::write(&file, data::SQLITE).unwrap();
     let store = SqliteStore::open(&file).await.unwrap();
     store.check_secrets(&other).await.expect("the service's tables know nothing of secrets");
     let error = store.add_secret(other.current()).await.unwrap_err();
@@ -364,7 +365,7 @@ async fn a_secret_that_the_database_does_not_know_is_refused() {
 
 #[tokio::test]
 async fn what_another_process_has_added_since_is_used() {
-    let file = File::holding(include_bytes!("data/lexikon.sqlite"));
+    let file = File::holding(data::SQLITE);
     let late = SqliteStore::open(&file.path).await.unwrap();
     let paris: lexikon_auth::TimeZone = "Europe/Paris".parse().unwrap();
     let first = SqliteStore::open(&file.path).await.unwrap().extend_schema().await.unwrap();

@@ -13,6 +13,7 @@ use lexikon_auth::{
     CacheOptions, CachedStore, Change, Follower, IssuedKey, KeyManager, NewKey, SecretRing,
     ServerSecret, SqliteStore, StoreError, Verifier, VerifyError,
 };
+use lexikon_auth_tests::data;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -22,7 +23,6 @@ const LONG: Duration = Duration::from_secs(3600);
 /// How long a test waits for what has to come.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "122b598615dcbe810beacd557705a54b5edbbbe5ce7f8fbeebef7a58f99d96fb";
-const SERVICE: &[u8] = include_bytes!("data/lexikon.sqlite");
 
 fn ring() -> SecretRing {
     SecretRing::new(ServerSecret::new(&SECRET.into()).unwrap())
@@ -52,7 +52,7 @@ impl Scene {
 
     /// The service's database with the extension, which has a rollback journal.
     async fn service() -> Self {
-        Self::new(SERVICE).await
+        Self::new(data::SQLITE).await
     }
 
     async fn new(bytes: &[u8]) -> Self {
@@ -473,7 +473,7 @@ struct Writer(std::process::Child);
 
 impl Writer {
     fn start(database: &Path) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sqlalchemy/writer.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sqlalchemy/writer.py");
         let mut child = Command::new("/usr/bin/python3")
             .args([Path::new(script), database])
             .stdin(Stdio::piped())
@@ -559,26 +559,6 @@ async fn a_migration_drops_a_column_once_the_triggers_that_name_it_are_gone() {
     instance.eventually(&issued, "revoked", "migrated").await;
 }
 
-#[cfg(feature = "cli")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_refuses_what_another_has_revoked() {
-    for scene in [Scene::own().await, Scene::service().await] {
-        let instance = scene.follow().await;
-        for _ in 0..3 {
-            let issued = scene.issue().await;
-            instance.eventually(&issued, "accepted", "issued").await;
-            let status = Command::new(env!("CARGO_BIN_EXE_lxk"))
-                .args(["revoke", &issued.record.id.to_string()])
-                .env("DATABASE_URL", format!("sqlite://{}", scene.path.display()))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .status();
-            assert!(status.unwrap().success());
-            instance.eventually(&issued, "revoked", "revoked").await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_another_takes_the_place_of_is_noticed() {
     let scene = Scene::own().await;
@@ -601,7 +581,7 @@ async fn a_file_that_another_takes_the_place_of_is_noticed() {
 async fn a_database_that_cannot_report_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("service.db");
-    std::fs::write(&path, SERVICE).unwrap();
+    std::fs::write(&path, data::SQLITE).unwrap();
     for read_only in [false, true] {
         let options = SqliteConnectOptions::new().filename(&path).read_only(read_only);
         let store = SqliteStore::connect(options).await.unwrap();

@@ -1,20 +1,16 @@
 //! The table of keys as a whole, on SQLite and on PostgreSQL.
 #![cfg(all(feature = "cache", feature = "postgres", feature = "sqlite"))]
 
-mod common;
-#[path = "common/postgres.rs"]
-mod postgres;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, clock_at_noon, noon, one_secret, ring, secret};
 use lexikon_auth::table::{BatchObserver, KeyFilter, KeyTable, KnownFormat};
 use lexikon_auth::{
     CachedStore, DynKeyStore, HashFormat, KeyHash, KeyId, KeyManager, KeyRecord, KeyStore,
     LegacyPolicy, PolicySource, PostgresStore, Rotation, SqliteStore, StoreError, Verifier,
 };
+use lexikon_auth_tests::{SECRETS, clock_at_noon, noon, one_secret, postgres, ring, secret};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -220,7 +216,7 @@ async fn a_deprecation_that_is_interrupted_is_run_again_and_does_the_rest() {
         let steps: Vec<_> = observer.seen.iter().flatten().copied().collect();
         assert!(steps.is_sorted() && steps.last().copied().unwrap_or_default() == left);
         assert_eq!(expiry(&store, KEYS - 1).await, Some(date));
-        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), KEYS.into());
+        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), u64::from(KEYS));
         assert_eq!(expiry(&store, 0).await, None);
     }
 }

@@ -1,10 +1,6 @@
 //! The limit on refused keys for each client address.
 #![cfg(all(feature = "throttle", feature = "axum"))]
 
-mod common;
-#[path = "common/gated.rs"]
-mod gated;
-
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -15,12 +11,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
-use common::{FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, one_secret, record, store, verifier};
-use gated::Gated;
 use http::{HeaderName, Request, Response, StatusCode};
 use lexikon_auth::http::{ApiKeyLayer, Throttle};
 use lexikon_auth::store::FeedEvent;
 use lexikon_auth::{Candidates, KeyLookup, KeyRecord, KeyStore, MemoryStore, StoreError, Verifier};
+use lexikon_auth_tests::gated::Gated;
+use lexikon_auth_tests::{
+    FORGED, SECRETS, TAGGED, UNTAGGED, hmac_hash, one_secret, record, store, verifier,
+};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tower::ServiceExt;

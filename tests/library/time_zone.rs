@@ -3,20 +3,16 @@
 //! clocks, in both databases.
 #![cfg(all(feature = "postgres", feature = "sqlite"))]
 
-mod common;
-#[path = "common/postgres.rs"]
-mod postgres;
-
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, UNTAGGED, hmac_hash, one_secret};
 use jiff::{Timestamp, tz};
 use lexikon_auth::table::{ImpossibleUse, KeyFilter, KeyTable};
 use lexikon_auth::{
     DynKeyStore, KeyManager, KeyStore, KeyUpdate, ManualClock, NewKey, PostgresStore, Refusal,
     Rotation, SqliteStore, StoreError, TimeZone, Usage, Verifier,
 };
+use lexikon_auth_tests::{SECRETS, UNTAGGED, data, hmac_hash, one_secret, postgres};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::sqlite::SqlitePool;
 use tempfile::TempDir;
@@ -35,12 +31,12 @@ impl Service {
     async fn both() -> [Self; 2] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.db");
-        std::fs::write(&path, include_bytes!("data/lexikon.sqlite")).unwrap();
+        std::fs::write(&path, data::SQLITE).unwrap();
         let pool = SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
         let sqlite = Self::Sqlite { folder, pool };
         let options = postgres::database().await;
         let pool = PgPool::connect_with(options.clone()).await.unwrap();
-        let dump = include_str!("data/lexikon_postgres.sql");
+        let dump = data::POSTGRES;
         sqlx::raw_sql(dump).execute(&pool).await.unwrap();
         pool.close().await; // the dump leaves its settings behind
         let pool = PgPool::connect_with(options.clone()).await.unwrap();

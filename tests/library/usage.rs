@@ -1,9 +1,5 @@
 //! Write-behind: uses are coalesced, written forward only, bounded, and never lost by a failing flush.
 
-mod common;
-#[path = "common/probe.rs"]
-mod probe;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +8,15 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use common::{
-    FORGED, SECRETS, TAGGED, UNTAGGED, WildClock, clock_at_noon, hmac_hash, noon, ready, record,
-};
 use lexikon_auth::{
     ApiKey, Clock, Flushed, HashFormat, KeyHash, KeyId, KeyStore, KeyUpdate, Policy, StoreError,
     Usage, Verifier,
 };
-use probe::{Probe, Rows, SECOND, Writes, used, verifier, verify};
+use lexikon_auth_tests::{
+    FORGED, SECRETS, TAGGED, UNTAGGED, WildClock, clock_at_noon, hmac_hash, noon, ready, record,
+};
+
+use crate::probe::{Probe, Rows, SECOND, Writes, used, verifier, verify};
 
 /// A clock that moves on by a microsecond whenever it is read.
 #[derive(Default)]
@@ -310,7 +307,7 @@ fn an_older_copy_of_a_record_does_not_hide_the_uses_of_the_newer() {
 fn concurrent_uses_and_flushes_lose_nothing() {
     const ROUNDS: usize = 300;
     const PASSES: usize = 20;
-    let secret = common::secret(SECRETS[0]);
+    let secret = lexikon_auth_tests::secret(SECRETS[0]);
     let keys: Vec<_> = (0..4).map(|_| ApiKey::generate(&secret).unwrap()).collect();
     for rows in [Rows::Shared, Rows::Cached, Rows::Copied] {
         let (store, clock) = (Probe::new(rows), Arc::new(TickingClock::default()));

@@ -1,20 +1,18 @@
 //! The verifier: every refusal, and that the comparison decides, not the store.
 
-mod common;
-
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use common::{
-    FORGED, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, clock_at_noon, hmac_hash,
-    legacy_hash, noon, printed, ready, record, refusal, ring, store, untagged_record, verifier,
-};
 use lexikon_auth::{
     Candidates, HashFormat, KeyHash, KeyId, KeyLookup, KeyRecord, LegacyPolicy, MalformedKey,
     MemoryStore, OwnerId, Policy, PresentedKey, Refusal, Revocation, StoreError, UntaggedPolicy,
     Verifier, VerifyError,
+};
+use lexikon_auth_tests::{
+    FORGED, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, clock_at_noon, hmac_hash,
+    legacy_hash, noon, printed, ready, record, refusal, ring, store, untagged_record, verifier,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,5 +1,4 @@
 //! An axum router behind the layer, and what it answers.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::sync::Arc;
 
@@ -11,11 +10,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use lexikon_auth::http::{Admin, ApiKeyLayer, Read, RequireScope, Scoped, Write};
 use lexikon_auth::{KeyRecord, MemoryStore, VerifiedKey, Verifier};
-use tower::ServiceExt;
-
-use crate::common::{
+use lexikon_auth_tests::{
     SECRETS, TAGGED, UNTAGGED, clock_at_noon, hmac_hash, legacy_hash, record, ring, store,
 };
+use tower::ServiceExt;
 
 /// A key that is stored as plain SHA-256.
 pub const LEGACY: &str = "lxk_legacyBFF8ucL0GHS745Bd44XqHMsFz86GM9hgsvj67plc";

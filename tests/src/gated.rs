@@ -1,5 +1,4 @@
 //! A store beneath a cache or a tier: its reads are counted, and can be held up or fail.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +7,7 @@ use lexikon_auth::{ApiKey, Candidates, KeyLookup, KeyRecord, KeyStore, MemorySto
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
-use crate::common::{candidates, one_secret, record};
+use crate::{candidates, one_secret, record};
 
 /// Reads at once, and answers when it is not closed.
 #[derive(Clone, Default)]

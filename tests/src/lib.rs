@@ -1,5 +1,13 @@
-//! What several test files share.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
+//! What the tests of the library, of the command and of the reference service share: keys and records,
+//! servers of their own, stores that fail when they are told to.
+
+pub mod data;
+pub mod gated;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod proxy;
+#[cfg(feature = "redis")]
+pub mod redis_server;
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -28,7 +36,7 @@ pub const SECRETS: [&str; 5] = [
 /// A key as the lexikon service issued them, without a tag.
 pub const UNTAGGED: &str = "lxk_edBFF8ucL0GHS745Bd_44XqHMsFz86GM9hgsvj67plc";
 
-/// A key tagged under `SECRETS[0]`, computed by the Python in tests/secrets.rs.
+/// A key tagged under `SECRETS[0]`, computed by the Python in tests/library/secrets.rs.
 pub const TAGGED: &str = "lxk_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefgiX8OIpAP";
 
 /// [`TAGGED`] with another tag.
@@ -180,3 +188,15 @@ pub fn assert_reveals_nothing(text: &str, secret: &str) {
         assert!(!text.contains(part), "a part of the secret is printed: {text}");
     }
 }
+
+/// The examples of README.md, compiled and run as tests.
+#[cfg(all(
+    doctest,
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "cache",
+    feature = "redis",
+    feature = "axum"
+))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,5 +1,4 @@
 //! A PostgreSQL server of the test's own.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -17,7 +16,7 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/postgres-server");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/postgres-server");
         let mut script = Command::new(script)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

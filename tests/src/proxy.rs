@@ -1,5 +1,4 @@
 //! A TCP proxy that can refuse, reset, delay, or swallow what goes through it.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

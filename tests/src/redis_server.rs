@@ -1,5 +1,4 @@
 //! A Redis server of the test's own.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -22,7 +21,7 @@ impl RedisServer {
     }
 
     fn run(arguments: &[String]) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/redis-server");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/redis-server");
         let mut script = Command::new(script)
             .args(arguments)
             .stdin(Stdio::piped())

@@ -1,20 +1,18 @@
 //! What verification logs: every event with its level and fields, and never a key, a hash or a secret.
 //!
-//! In a process of its own, where all threads that verify also listen: `tracing` remembers for each
-//! place whether anybody listens, and may miss a listener that comes while the place is first used.
-
-mod common;
+//! In a process where all threads that verify also listen: `tracing` remembers for each place whether
+//! anybody listens, and may miss a listener that comes while the place is first used.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{
-    FORGED, Log, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, hmac_hash,
-    legacy_hash, noon, ready, record, store, untagged_record, verifier,
-};
 use lexikon_auth::{
     Candidates, HashFormat, KeyLookup, KeyRecord, LegacyPolicy, MemoryStore, Policy,
     SECURITY_TARGET, StoreError, UntaggedPolicy, Verifier,
+};
+use lexikon_auth_tests::{
+    FORGED, Log, SECRETS, TAGGED, UNTAGGED, WrongRow, assert_reveals_nothing, hmac_hash,
+    legacy_hash, noon, ready, record, store, untagged_record, verifier,
 };
 use tracing_subscriber::filter::LevelFilter;
 
@@ -56,7 +54,10 @@ fn assert_logs<S: KeyLookup>(
 #[track_caller]
 fn documented(target: &str, level: &str, message: &str, fields: &str) -> String {
     let row = format!("| `{target}` | {} | {message} |", level.to_lowercase());
-    assert!(include_str!("../docs/telemetry.md").contains(&row), "docs/telemetry.md has no {row}");
+    assert!(
+        include_str!("../../docs/telemetry.md").contains(&row),
+        "docs/telemetry.md has no {row}"
+    );
     format!("{level} {target}: {message} {fields}").trim_end().to_owned()
 }
 

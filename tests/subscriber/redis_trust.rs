@@ -2,26 +2,18 @@
 //! as a master, and to those who report changes to it.
 #![cfg(feature = "redis")]
 
-mod common;
-#[path = "common/gated.rs"]
-mod gated;
-#[path = "common/proxy.rs"]
-mod proxy;
-#[path = "common/redis.rs"]
-mod server;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Log, one_secret};
-use gated::Gated;
 use lexikon_auth::store::{ChangeFeed, FeedEvent, FeedEventKind, Message, Subscription};
 use lexikon_auth::{
     Candidates, Change, Follower, KeyLookup, KeyStore, RedisOptions, RedisStore, StoreError,
 };
-use proxy::{Mode, Proxy};
+use lexikon_auth_tests::gated::Gated;
+use lexikon_auth_tests::proxy::{Mode, Proxy};
+use lexikon_auth_tests::redis_server::{self, RedisServer};
+use lexikon_auth_tests::{Log, one_secret};
 use redis::Commands;
-use server::RedisServer;
 use tokio::time::sleep;
 
 /// Longer than anything takes on a busy machine.
@@ -208,7 +200,7 @@ async fn a_successor_that_never_heard_of_a_change_is_told_again() {
     let successor = RedisServer::start();
     let way = Proxy::to(scene.server.port).await;
     let options = RedisOptions::default().timeout(Duration::from_secs(5));
-    let client = server::client(way.port);
+    let client = redis_server::client(way.port);
     let store = RedisStore::new(scene.beneath.clone(), client, &one_secret(), options).await;
     let other = scene.instance_on(&successor).await;
     let key = scene.beneath.issue("key-1").await;
@@ -365,7 +357,7 @@ async fn a_full_redis_is_logged_once() {
         assert!(store.find(&key).await.unwrap().is_some());
         sleep(Duration::from_millis(100)).await;
     }
-    // Other tests of this binary log their own.
+    // Other tests of this module log their own.
     let about_memory = log.text().lines().filter(|line| line.contains("OOM")).count();
     assert_eq!(about_memory, 1, "{port}: {}", log.text());
     scene.set("maxmemory", "0");

@@ -1,23 +1,18 @@
 //! The command `lxk`: what each command answers, and above all what it refuses. The steps of a migration
 //! are played in tests/programme.rs, and what is printed in tests/runbook.rs.
-#![cfg(feature = "cli")]
-
-mod common;
-#[path = "common/operator.rs"]
-mod operator;
-#[path = "common/postgres.rs"]
-mod postgres;
-#[path = "common/redis.rs"]
-mod redis_server;
 
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-use common::{SECRETS, UNTAGGED, assert_reveals_nothing, one_secret, ring};
 use lexikon_auth::{RedisStore, SqliteStore, Verifier};
-use operator::{COMMANDS, Desk, NOBODY};
-use redis_server::RedisServer;
+use lexikon_auth_tests::{
+    SECRETS, UNTAGGED, assert_reveals_nothing, data, one_secret, postgres,
+    redis_server::{self, RedisServer},
+    ring,
+};
 use serde_json::Value;
+
+use crate::operator::{COMMANDS, Desk, NOBODY};
 
 #[test]
 fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
@@ -79,7 +74,7 @@ fn every_command_says_what_is_wrong_with_its_database() {
 
 #[test]
 fn what_is_printed_for_machines_is_what_the_page_says() {
-    let page = include_str!("../docs/lxk.md");
+    let page = include_str!("../../../docs/lxk.md");
     // The row of a table that begins with the command names the fields of its objects.
     let documented = |command: &str, object: &Value| {
         let fields: Vec<_> =
@@ -536,7 +531,7 @@ fn steps_of_a_migration_refuse_what_makes_no_sense() {
 #[test]
 fn steps_that_need_the_extension_say_so() {
     let desk = Desk::without_database();
-    std::fs::copy("tests/data/lexikon.sqlite", desk.path()).unwrap();
+    std::fs::write(desk.path(), data::SQLITE).unwrap();
     for arguments in [
         &["migrate", "policy", "refuse"][..],
         &["migrate", "deprecate", "--revoke-in", "7d"],

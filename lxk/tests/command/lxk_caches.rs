@@ -1,23 +1,20 @@
 //! The command `lxk` and the copies that instances keep in Redis, over SQLite: what it changes is refused at
 //! once, also where it is interrupted or killed, and what it cannot tell it says.
-#![cfg(all(feature = "cli", unix))]
-
-mod common;
-#[path = "common/operator.rs"]
-mod operator;
-#[path = "common/redis.rs"]
-mod redis_server;
+#![cfg(unix)]
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::one_secret;
 use lexikon_auth::{DynKeyStore, KeyLookup, RedisOptions, RedisStore, SqliteStore, Verifier};
-use operator::Desk;
-use redis_server::RedisServer;
+use lexikon_auth_tests::{
+    data, one_secret,
+    redis_server::{self, RedisServer},
+};
 use sqlx::SqlitePool;
 use tokio::time::sleep;
+
+use crate::operator::Desk;
 
 /// Three batches of legacy keys, an instance that follows no feed, and a key in each batch that it has
 /// put into Redis.
@@ -339,8 +336,7 @@ async fn what_could_not_be_told_is_said() {
 async fn a_store_notes_a_cache_once_it_has_the_place_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.db");
-    let service = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/lexikon.sqlite");
-    std::fs::write(&path, std::fs::read(service).unwrap()).unwrap();
+    std::fs::write(&path, data::SQLITE).unwrap();
     let store = SqliteStore::open(&path).await.unwrap();
     let client = redis::Client::open("redis://cache.example.org").unwrap();
     let cache = RedisOptions::default().shared_cache(&client);

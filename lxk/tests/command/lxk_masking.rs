@@ -1,13 +1,9 @@
 //! The command `lxk` where a key or a secret was typed in a place that is not for it: nothing of it is
 //! printed back.
-#![cfg(feature = "cli")]
 
-mod common;
-#[path = "common/operator.rs"]
-mod operator;
+use lexikon_auth_tests::{SECRETS, assert_reveals_nothing, data};
 
-use common::{SECRETS, assert_reveals_nothing};
-use operator::{Answer, Desk, NOBODY};
+use crate::operator::{Answer, Desk, NOBODY};
 
 /// What else has to be there for a command to begin: options, and what stands alone.
 const NEEDED: [(&str, &str, &str); 11] = [
@@ -52,8 +48,7 @@ fn what_is_typed_in_a_wrong_place_is_not_shown_again() {
     let desk = Desk::new();
     let (_, key) = desk.issue("user-1", "deploy");
     let service = Desk::without_database();
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/lexikon.sqlite");
-    std::fs::write(service.path(), std::fs::read(file).unwrap()).unwrap();
+    std::fs::write(service.path(), data::SQLITE).unwrap();
     let mut places = vec![(String::new(), None), ("help".to_owned(), None)];
     add_places(&desk, "", &mut places);
     for known in ["issue --scopes", "schema time-zone --replace", "completions"] {

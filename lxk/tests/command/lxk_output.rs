@@ -1,16 +1,10 @@
 //! The command `lxk` where nobody reads what it prints: its work and its exit code do not depend on it.
-#![cfg(all(feature = "cli", unix))]
-
-mod common;
-#[path = "common/operator.rs"]
-mod operator;
+#![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-use operator::{COMMANDS, Desk, NOBODY};
 
 /// Who reads standard output and standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +17,8 @@ enum Reader {
 }
 
 use Reader::{Closed, Gone, Here};
+
+use crate::operator::{COMMANDS, Desk, NOBODY};
 
 /// All but the pair that other tests have.
 const UNREAD: [(Reader, Reader); 8] = [

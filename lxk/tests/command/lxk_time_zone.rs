@@ -1,9 +1,9 @@
 //! What `lxk` does where the service did not run in UTC.
-#![cfg(feature = "cli")]
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use lexikon_auth_tests::data;
 use serde_json::Value;
 use sqlx::SqlitePool;
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let service = include_bytes!("data/lexikon.sqlite");
+        let service = data::SQLITE;
         std::fs::write(folder.path().join("keys.db"), service).unwrap();
         let desk = Self { folder, zone: None };
         desk.run("DELETE FROM api_keys");

@@ -1,15 +1,13 @@
 //! The command `lxk`, and the environment of whoever runs it.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use lexikon_auth_tests::{SECRETS, assert_reveals_nothing};
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::common::{SECRETS, assert_reveals_nothing};
 
 /// A database of this crate's own, and the environment of an operator.
 pub struct Desk {

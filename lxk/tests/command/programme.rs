@@ -3,23 +3,18 @@
 //! with `lxk`, and after every step each key gets the answer that docs/migration.md promises.
 //!
 //! The old generations are readers of their own, written from the facts of the service alone.
-#![cfg(all(feature = "cli", feature = "cache"))]
-
-mod common;
-#[path = "common/postgres.rs"]
-mod postgres;
 
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{SECRETS, one_secret};
 use hmac::{Hmac, KeyInit, Mac};
 use lexikon_auth::{
     CachedStore, DynKeyStore, Follower, KeyManager, KeyStore, NewKey, PolicyFollower, PolicySource,
     PostgresStore, SqliteStore, Verifier,
 };
+use lexikon_auth_tests::{SECRETS, data, one_secret, postgres};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
@@ -136,8 +131,7 @@ impl Scene {
     async fn on_sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.db");
-        let service = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/lexikon.sqlite");
-        std::fs::write(&path, std::fs::read(service).unwrap()).unwrap();
+        std::fs::write(&path, data::SQLITE).unwrap();
         let url = format!("sqlite://{}", path.display());
         let database = Database::Sqlite(SqlitePool::connect(&url).await.unwrap());
         prepare(&database, &url).await;
@@ -152,7 +146,7 @@ impl Scene {
         let url = format!("postgres://postgres@127.0.0.1:{}/{name}", options.get_port());
         // In a session of its own: the dump empties the search path.
         let load = Database::Postgres(PgPool::connect(&url).await.unwrap());
-        load.run(include_str!("data/lexikon_postgres.sql").to_owned()).await;
+        load.run(data::POSTGRES.to_owned()).await;
         let database = Database::Postgres(PgPool::connect(&url).await.unwrap());
         prepare(&database, &url).await;
         let store = PostgresStore::connect(options).await.unwrap();

@@ -1,18 +1,15 @@
 //! The transcripts of docs/migration.md and of README.md: every `lxk` command is run by a shell, on a
 //! table of the lexikon service, and prints what the page says. What happens between the commands is
 //! named in comments of the page, and done here. `UPDATE_TRANSCRIPTS=1` writes the pages anew.
-#![cfg(feature = "cli")]
-
-mod common;
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use common::{SECRETS, hmac_hash, legacy_hash, secret};
 use lexikon_auth::{
     KeyManager, KeyUpdate, NewKey, Policy, PolicySource, SecretRing, SqliteStore, Verifier,
 };
+use lexikon_auth_tests::{SECRETS, data, hmac_hash, legacy_hash, secret};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
@@ -46,8 +43,7 @@ impl Scene {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.db");
-        let service = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/lexikon.sqlite");
-        std::fs::write(&path, std::fs::read(service).unwrap()).unwrap();
+        std::fs::write(&path, data::SQLITE).unwrap();
         let keys = format!("{DEPLOY}\n{WEB}\n{}\n", WEB.replace("web", "Web"));
         std::fs::write(folder.path().join("keys.txt"), keys).unwrap();
         std::fs::write(folder.path().join("a-key-of-mine.txt"), MOBILE).unwrap();
@@ -193,7 +189,7 @@ fn comparable(line: &str) -> String {
 /// Runs the transcripts of a page from `start` on, and compares.
 async fn check(page_path: &str, start: &str) {
     let mut scene = Scene::new().await;
-    let path = format!("{}/{page_path}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../{page_path}", env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(&path).unwrap();
     let begins = page.find(start).expect(start);
     let mut printed = page[..begins].to_owned();

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use lexikon_auth::{KeyUpdate, ManageError};
+use lexikon_auth_tests::SECRETS;
 
-use crate::common::SECRETS;
 use crate::instances::{Feed, Instance, PREFIXES, Place};
 use crate::oracle::{Change, Key};
 use crate::world::World;

@@ -7,10 +7,8 @@ use lexikon_auth::{
     CacheOptions, CachedStore, DynKeyStore, Follower, KeyManager, PostgresStore, RedisOptions,
     RedisStore, SqliteStore, Verifier,
 };
+use lexikon_auth_tests::{one_secret, proxy::Proxy, redis_server};
 
-use crate::common::one_secret;
-use crate::proxy::Proxy;
-use crate::redis_server;
 use crate::slow::Slow;
 
 /// In place of 5 seconds, so that a minute plays much.

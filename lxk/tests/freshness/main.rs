@@ -3,30 +3,14 @@
 //!
 //! `FRESHNESS_SEED` plays a schedule again, `FRESHNESS_SECONDS` says how long (60 unless told),
 //! `FRESHNESS_FAULTS` plays some kinds alone. `tests/soak MINUTES` plays new schedules for longer.
-#![cfg(all(feature = "cli", feature = "cache"))]
 
-#[path = "freshness/changes.rs"]
 mod changes;
-mod common;
-#[path = "freshness/faults/mod.rs"]
 mod faults;
-#[path = "freshness/instances.rs"]
 mod instances;
-#[path = "freshness/oracle.rs"]
 mod oracle;
-#[path = "common/postgres.rs"]
-mod postgres;
-#[path = "common/proxy.rs"]
-mod proxy;
-#[path = "common/redis.rs"]
-mod redis_server;
-#[path = "freshness/schedule.rs"]
 mod schedule;
-#[path = "freshness/slow.rs"]
 mod slow;
-#[path = "freshness/stalls.rs"]
 mod stalls;
-#[path = "freshness/world.rs"]
 mod world;
 
 use std::collections::BTreeSet;

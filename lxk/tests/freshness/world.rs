@@ -6,18 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lexikon_auth::{DynKeyStore, KeyManager, NewKey, PostgresStore, SqliteStore};
+use lexikon_auth_tests::{one_secret, postgres::Server, proxy::Proxy, redis_server::RedisServer};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::common::one_secret;
 use crate::instances::{Feed, Instance, Place, Plan};
 use crate::oracle::{Key, Oracle};
-use crate::postgres::Server;
-use crate::proxy::Proxy;
-use crate::redis_server::RedisServer;
 use crate::stalls::Stalls;
 
 /// Longer than a server takes to come back on a busy machine.

@@ -1,39 +1,21 @@
 //! The reference service over real HTTP: every answer of its description, and nothing that gives a
 //! secret away.
-#![cfg(all(
-    feature = "axum",
-    feature = "cache",
-    feature = "metrics",
-    feature = "postgres",
-    feature = "redis",
-    feature = "sqlite",
-    feature = "throttle"
-))]
-
-#[path = "common/api.rs"]
-mod client;
-mod common;
-#[path = "common/postgres.rs"]
-mod postgres;
-#[path = "common/redis.rs"]
-mod redis_server;
-#[path = "common/service.rs"]
-mod service;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use client::{Api, KEYS, UNKNOWN, described};
-use common::{FORGED, SECRETS, assert_reveals_nothing};
 use lexikon_auth::{KeyId, KeyStore, SqliteStore};
+use lexikon_auth_tests::{FORGED, SECRETS, assert_reveals_nothing, postgres, redis_server};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use service::Service;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use crate::client::{Api, KEYS, UNKNOWN, described};
+use crate::service::Service;
 
 #[tokio::test]
 async fn every_answer_is_as_the_description_says_and_reveals_no_secret() {

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
+use lexikon_auth_tests::{
+    FORGED, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash,
+};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{FORGED, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash};
 use crate::service::Service;
 
 /// A key of the right form that nobody has issued.

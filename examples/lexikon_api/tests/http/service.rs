@@ -1,11 +1,10 @@
-//! The reference service of examples/lexikon_api, as a process of its own.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
+//! The reference service, as a process of its own.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use tempfile::TempDir;
@@ -34,7 +33,7 @@ impl Service {
     }
 
     fn launch(variables: &[(&str, &str)]) -> Result<Self, Self> {
-        let mut command = Command::new(program());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lexikon_api"));
         KNOWN.iter().for_each(|name| _ = command.env_remove(name));
         let folder = tempfile::tempdir().unwrap();
         command.env("ADDRESS", "127.0.0.1:0").env("RUST_LOG", "trace");
@@ -79,10 +78,6 @@ impl Service {
     pub fn first_key(&self) -> String {
         let header = std::fs::read_to_string(self.first_key_file().expect("a first key")).unwrap();
         header.strip_prefix("X-API-Key: ").expect("a header").trim_end().to_owned()
-    }
-
-    pub fn process_id(&self) -> u32 {
-        self.process.id()
     }
 
     /// Asks it to stop.
@@ -143,29 +138,4 @@ fn keep(
             tell(&line);
         }
     })
-}
-
-/// The example, built as it is now: a test that is run alone does not build it.
-fn program() -> PathBuf {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let build = || {
-        let options = ["build", "--quiet", "--all-features", "--example", "lexikon_api"];
-        let build = Command::new(env!("CARGO"))
-            .args(options)
-            .arg("--message-format=json")
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .expect("cargo runs");
-        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
-        let messages = String::from_utf8(build.stdout).unwrap();
-        let messages = messages.lines().map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).expect("a message of cargo")
-        });
-        let mut programs = messages.filter_map(|message| {
-            let is_ours = message["target"]["name"] == "lexikon_api";
-            message["executable"].as_str().filter(|_| is_ours).map(PathBuf::from)
-        });
-        programs.next().expect("cargo says where the example is")
-    };
-    PROGRAM.get_or_init(build).clone()
 }

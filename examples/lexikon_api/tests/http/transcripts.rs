@@ -1,24 +1,12 @@
 //! The transcripts of docs/http.md: every command is run by a shell, with curl, and prints what the page
 //! says. `UPDATE_TRANSCRIPTS=1` writes the page anew.
-#![cfg(all(
-    feature = "axum",
-    feature = "cache",
-    feature = "metrics",
-    feature = "postgres",
-    feature = "redis",
-    feature = "sqlite",
-    feature = "throttle"
-))]
-
-#[path = "common/service.rs"]
-mod service;
 
 use std::path::Path;
 use std::process::Command;
 
-use service::Service;
+use crate::service::Service;
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/http.md");
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/http.md");
 
 /// Headers that every server has, or that change with each answer.
 const LEFT_OUT: [&str; 3] = ["date:", "content-length:", "vary:"];

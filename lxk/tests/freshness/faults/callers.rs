@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lexikon_auth::KeyId;
+use lexikon_auth_tests::{
+    legacy_hash,
+    proxy::{Mode, Proxy},
+};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::time::sleep;
 
 use super::milliseconds;
 use crate::changes::{self, Kind, call};
-use crate::common::legacy_hash;
 use crate::instances::{Feed, Place};
 use crate::oracle::{Change, Key};
-use crate::proxy::{Mode, Proxy};
 use crate::schedule::Fault;
 use crate::world::{OTHERS, STATEMENT_TIMEOUT, TOLD_BY_REDIS, World};
 

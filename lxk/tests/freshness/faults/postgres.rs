@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lexikon_auth::PostgresStore;
+use lexikon_auth_tests::proxy::Mode;
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
@@ -12,7 +13,6 @@ use tokio::time::sleep;
 use super::{change_all, milliseconds};
 use crate::instances::Place;
 use crate::oracle::{Change, Key};
-use crate::proxy::Mode;
 use crate::world::World;
 
 const DISABLE: &str =

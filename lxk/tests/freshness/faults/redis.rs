@@ -6,17 +6,15 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lexikon_auth::{Change, MemoryStore, RedisStore};
+use lexikon_auth_tests::{one_secret, proxy::Mode, redis_server};
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisResult};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use super::{change_all, milliseconds};
 use crate::changes::{Author, Kind};
-use crate::common::one_secret;
 use crate::instances::{Feed, PREFIXES, Place};
 use crate::oracle::{self, Key};
-use crate::proxy::Mode;
-use crate::redis_server;
 use crate::world::{TOLD_BY_REDIS, World};
 
 /// How long it may take until the loss of a server is noticed.

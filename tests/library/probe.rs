@@ -1,5 +1,4 @@
 //! A memory store whose writes can fail, and a verifier over it.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -12,8 +11,7 @@ use lexikon_auth::{
     Candidates, Flushed, FormatCounts, HashChange, KeyId, KeyLookup, KeyRecord, KeyStore,
     KeyUpdate, LegacyPolicy, MemoryStore, OwnerId, Page, Policy, StoreError, Usage, Verifier,
 };
-
-use crate::common::{self, SECRETS, TAGGED, UNTAGGED, hmac_hash, legacy_hash, ready, record};
+use lexikon_auth_tests::{SECRETS, TAGGED, UNTAGGED, hmac_hash, legacy_hash, ready, record};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -41,6 +39,10 @@ pub enum Writes {
     HangForHashes,
     Panic,
     /// Works, and takes a second.
+    #[cfg_attr(
+        not(feature = "tokio"),
+        expect(dead_code, reason = "a timer has to go on meanwhile")
+    )]
     Slow,
 }
 
@@ -193,7 +195,7 @@ impl KeyStore for Probe {
 
 /// A verifier at noon that upgrades legacy keys.
 pub fn verifier(store: &Probe) -> Verifier<Probe> {
-    common::verifier(store.clone())
+    lexikon_auth_tests::verifier(store.clone())
         .with_policy(Policy::default().legacy(LegacyPolicy::UpgradeOnUse))
 }
 

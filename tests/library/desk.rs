@@ -1,5 +1,4 @@
 //! A manager and a verifier on one store in memory, and what a manager is asked and answers.
-#![allow(dead_code)] // every test file is a crate of its own, and uses its part of this
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,8 +8,7 @@ use lexikon_auth::{
     IssuedKey, KeyId, KeyManager, KeyRecord, ManageError, ManualClock, MemoryStore, NewKey, Page,
     Refusal, Rotation, StoreError, Verifier,
 };
-
-use crate::common::{clock_at_noon, one_secret, ready};
+use lexikon_auth_tests::{clock_at_noon, one_secret, ready};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const HOUR: Duration = Duration::from_secs(3600);
