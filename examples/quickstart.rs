@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     show("issued", issued.key.expose_secret()).await;
     // The tag refuses it without a look-up. A key without a tag, as in the table, is unknown.
     show("its last character changed", &mistyped(issued.key.expose_secret())).await;
-    let rotation = Rotation::with_overlap(Duration::ZERO);
+    let rotation = Rotation::default().overlap(Duration::ZERO);
     let successor = manager.rotate(&issued.record.id, rotation).await?;
     show("the old key after rotation", issued.key.expose_secret()).await;
     show("its successor", successor.key.expose_secret()).await;

@@ -49,7 +49,6 @@
 //! | `axum` | extractors for axum, on `axum-core`; implies `tower` |
 //! | `throttle` | `http::Throttle`, a limit on refused keys for each client address; implies `tower` |
 //! | `metrics` | what verifiers, caches, stores and followers count and time, through the `metrics` crate; see `LATENCY_BUCKETS` |
-//! | `cli` | the command `lxk`; implies `sqlite`, `postgres` and `redis` |
 //! | `conformance` | `store::conformance`: the tests that every store must pass |
 //!
 //! A feature adds; it never changes what the others do.
@@ -137,15 +136,3 @@ pub mod fuzzing {
         crate::store::redis::entry::check(bytes);
     }
 }
-
-/// The examples of README.md, compiled and run as tests.
-#[cfg(all(
-    doctest,
-    feature = "sqlite",
-    feature = "postgres",
-    feature = "cache",
-    feature = "redis",
-    feature = "axum"
-))]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -4,23 +4,21 @@
 //! The allocator of this test counts allocations and bytes, and can keep blocks back instead of freeing them, so
 //! that a test can search them as they were left. It watches each thread by itself.
 
-mod common;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::mem::ManuallyDrop;
 use std::ptr::null_mut;
 
-use common::{
-    FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, debugged, hmac_hash, legacy_hash, noon,
-    printed, ready, record, ring, secret,
-};
 use lexikon_auth::crypto::PresentedKey;
 use lexikon_auth::store::{DynKeyStore, KeyStore, MemoryStore};
 use lexikon_auth::{
     ApiKey, KeyManager, LegacyPolicy, NewKey, OwnerId, Policy, RetiredPolicy, Rotation, SecretRing,
     ServerSecret, UntaggedPolicy, Verifier,
+};
+use lexikon_auth_tests::{
+    FORGED, SECRETS, TAGGED, UNTAGGED, clock_at_noon, debugged, hmac_hash, legacy_hash, noon,
+    printed, ready, record, ring, secret,
 };
 use secrecy::{ExposeSecret, SecretString};
 use sha2::block_api::compress256;
@@ -220,7 +218,7 @@ fn an_issued_key_is_wiped_on_drop() {
         let issued = ready(manager.issue(NewKey::new("user-1", "deploy"))).unwrap();
         first.push_str(issued.key.expose_secret());
         drop(debugged(&issued));
-        let rotation = Rotation::with_overlap(std::time::Duration::ZERO);
+        let rotation = Rotation::default().overlap(std::time::Duration::ZERO);
         let rotated = ready(manager.rotate(&issued.record.id, rotation)).unwrap();
         second.push_str(rotated.key.expose_secret());
     });
@@ -390,7 +388,8 @@ mod cache {
         let cached = CachedStore::with_options(Endless, options);
         let mut most = 0;
         for number in 0..50_000 {
-            ready(cached.find(&common::candidates(&format!("lxk_{number:043}")))).unwrap();
+            ready(cached.find(&lexikon_auth_tests::candidates(&format!("lxk_{number:043}"))))
+                .unwrap();
             most = most.max(LIVE.get() - before);
             assert!(cached.bytes() <= BOUND);
         }

@@ -12,21 +12,12 @@
     feature = "throttle"
 ))]
 
-mod common;
-#[path = "common/postgres.rs"]
-mod postgres;
-#[path = "common/redis.rs"]
-mod redis_server;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{
-    FORGED, Log, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash, ring,
-};
 use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, PresentedKey};
 use lexikon_auth::http::{Admin, ApiKeyLayer, RequireScope, Throttle};
 use lexikon_auth::store::{
@@ -40,9 +31,12 @@ use lexikon_auth::{
     ApiKey, KeyId, KeyRecord, KeyUpdate, LegacyPolicy, OwnerId, Policy, StoreError, UntaggedPolicy,
     Verifier,
 };
+use lexikon_auth_tests::redis_server::RedisServer;
+use lexikon_auth_tests::{
+    FORGED, Log, SECRETS, UNTAGGED, assert_reveals_nothing, hmac_hash, legacy_hash, postgres, ring,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use redis::Commands;
-use redis_server::RedisServer;
 use tokio::time::sleep;
 use tracing_subscriber::filter::LevelFilter;
 

@@ -44,7 +44,8 @@ const CLIENT_PREFIX: u32 = 64;
 /// use std::net::SocketAddr;
 /// use std::num::NonZeroU32;
 /// use std::time::Duration;
-/// use axum::extract::ConnectInfo; // with Router::into_make_service_with_connect_info::<SocketAddr>()
+/// // use axum::extract::ConnectInfo, with Router::into_make_service_with_connect_info::<SocketAddr>()
+/// # struct ConnectInfo<T>(T);
 /// use lexikon_auth::http::Throttle;
 ///
 /// let throttle = Throttle::new(|extensions| {
