@@ -1,5 +1,6 @@
 //! The tests of the library that need no process of their own. Each module says which features it needs.
 
+mod architecture;
 mod cache;
 mod cancellation;
 mod changes;
