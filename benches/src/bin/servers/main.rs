@@ -1,7 +1,7 @@
 //! What servers and caches do, measured in one run on servers of its own.
 
 mod caches;
-#[path = "../../../../tests/common/proxy.rs"]
+#[path = "../../../../tests/src/proxy.rs"]
 mod proxy;
 mod redis_tier;
 mod revocation;
