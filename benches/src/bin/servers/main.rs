@@ -1,6 +1,7 @@
 //! What servers and caches do, measured in one run on servers of its own.
 
 mod caches;
+#[expect(dead_code, reason = "tests use the rest")]
 #[path = "../../../../tests/src/proxy.rs"]
 mod proxy;
 mod redis_tier;
