@@ -1,7 +1,7 @@
 //! What the lexikon API does with keys, as a service to copy from.
 //!
 //! ```sh
-//! cargo run --example lexikon_api --all-features
+//! cargo run -p lexikon_api
 //! ```
 //!
 //! needs no configuration: a database of its own, which is gone at the end, and a first key in a file

@@ -1,5 +1,5 @@
 //! The command `lxk`: what each command answers, and above all what it refuses. The steps of a migration
-//! are played in tests/programme.rs, and what is printed in tests/runbook.rs.
+//! are played in programme.rs, and what is printed in runbook.rs.
 
 use std::io::{Read, Write};
 use std::process::Stdio;

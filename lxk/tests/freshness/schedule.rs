@@ -154,7 +154,7 @@ impl Plan {
         let names: Vec<_> = self.faults.iter().map(|fault| fault.name()).collect();
         format!(
             "FRESHNESS_SEED={} FRESHNESS_SECONDS={} FRESHNESS_FAULTS={} \
-             cargo test --all-features --test freshness -- --nocapture",
+             cargo test -p lxk --test freshness -- --nocapture",
             self.seed,
             self.time.as_secs(),
             names.join(",")

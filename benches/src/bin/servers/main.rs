@@ -1,7 +1,8 @@
 //! What servers and caches do, measured in one run on servers of its own.
 
 mod caches;
-#[path = "../../../../tests/common/proxy.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+#[path = "../../../../tests/src/proxy.rs"]
 mod proxy;
 mod redis_tier;
 mod revocation;

@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::Failure;
 
 fn start(script: &str) -> Result<(Child, String), Failure> {
-    let path = format!("{}/../tests/common/{script}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../tests/servers/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut script = Command::new(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(script.stdout.take().expect("is piped")).read_line(&mut line)?;
