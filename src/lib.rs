@@ -37,19 +37,20 @@
 //!
 //! # Features
 //!
-//! | feature | adds |
-//! | --- | --- |
-//! | none | keys, secrets, verification, management, [`MemoryStore`](store::MemoryStore), [`DynKeyStore`](store::DynKeyStore) |
-//! | `sqlite` | `SqliteStore` on sqlx with bundled SQLite, and `table`; implies `tokio` |
-//! | `postgres` | `PostgresStore` on sqlx, and `table`; implies `tokio` |
-//! | `cache` | `CachedStore`, a cache in memory over any store; implies `tokio` |
-//! | `redis` | `RedisStore`, a second level of cache that instances share; implies `tokio` |
-//! | `tokio` | `Verifier::spawn_flush`, last uses and hash upgrades written on a timer; `Follower`, which tells caches of changes made elsewhere; `Verifier::follow_policy` |
-//! | `tower` | `http`: a layer that verifies the key of every request, for axum, hyper and tonic |
-//! | `axum` | extractors for axum, on `axum-core`; implies `tower` |
-//! | `throttle` | `http::Throttle`, a limit on refused keys for each client address; implies `tower` |
-//! | `metrics` | what verifiers, caches, stores and followers count and time, through the `metrics` crate; see `LATENCY_BUCKETS` |
-//! | `conformance` | `store::conformance`: the tests that every store must pass |
+//! | feature | adds | costs |
+//! | --- | --- | --- |
+//! | none | keys, secrets, verification, management, [`MemoryStore`](store::MemoryStore), [`DynKeyStore`](store::DynKeyStore) | ten direct dependencies |
+//! | `sqlite` | `store::SqliteStore`: the tables of the lexikon service as they are, or the same ones in an empty file, which is in WAL mode; `admin`; `ApiKeys` by URL | sqlx with bundled SQLite, time, jiff, on Linux inotify; implies `tokio` |
+//! | `postgres` | `store::PostgresStore`: the same in PostgreSQL, one prepared statement a verification; `admin`; `ApiKeys` by URL | sqlx, jiff; implies `tokio` |
+//! | `tls-rustls`, `tls-native-tls` | connections to PostgreSQL and Redis behind TLS | the TLS of sqlx and redis |
+//! | `cache` | `store::CachedStore`: a cache in memory over any store | quick_cache; implies `tokio` |
+//! | `redis` | `store::RedisStore`: a second level of cache that instances share | redis; implies `tokio` |
+//! | `tokio` | `ApiKeys` over any store; `tasks`: last uses written on a timer, caches told of changes made elsewhere, a policy that is followed | tokio (`rt`, `sync`, `time`, `macros`) |
+//! | `tower` | `http::ApiKeyLayer`: the key of every request verified, for axum, hyper and tonic; scopes as types | http, http-body, bytes, tower-layer, tower-service, pin-project-lite, httpdate |
+//! | `axum` | `VerifiedKey` and `http::Scoped<Write>` as arguments of handlers | axum-core; implies `tower` |
+//! | `throttle` | `http::Throttle`: a limit on refused keys for each client address, with memory that is bounded | governor, quick_cache, ipnet; implies `tower` and `tokio` |
+//! | `metrics` | what verifiers, caches, stores, followers and web layers count and time, through the `metrics` crate: [`telemetry`]. Install the recorder before verifiers and stores are made | metrics |
+//! | `conformance` | `conformance`: the tests that every store must pass | tokio (`rt-multi-thread`) |
 //!
 //! A feature adds; it never changes what the others do.
 //!

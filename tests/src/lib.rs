@@ -191,7 +191,7 @@ pub fn assert_reveals_nothing(text: &str, secret: &str) {
     }
 }
 
-/// The examples of README.md, compiled and run as tests.
+/// The examples of README.md and of the pages in docs, compiled as tests.
 #[cfg(all(
     doctest,
     feature = "sqlite",
@@ -201,4 +201,6 @@ pub fn assert_reveals_nothing(text: &str, secret: &str) {
     feature = "axum"
 ))]
 #[doc = include_str!("../../README.md")]
-struct Readme;
+#[doc = include_str!("../../docs/caching.md")]
+#[doc = include_str!("../../docs/migration.md")]
+struct Pages;

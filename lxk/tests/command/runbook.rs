@@ -1,4 +1,4 @@
-//! The transcripts of docs/migration.md and of README.md: every `lxk` command is run by a shell, on a
+//! The transcripts of docs/migration.md and of docs/lxk.md: every `lxk` command is run by a shell, on a
 //! table of the lexikon service, and prints what the page says. What happens between the commands is
 //! named in comments of the page, and done here. `UPDATE_TRANSCRIPTS=1` writes the pages anew.
 
@@ -222,6 +222,6 @@ async fn the_runbook_shows_what_is_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readme_shows_what_lxk_prints() {
-    check("README.md", "## `lxk`").await;
+async fn the_page_of_lxk_shows_what_it_prints() {
+    check("docs/lxk.md", "## A first look").await;
 }

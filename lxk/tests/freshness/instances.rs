@@ -1,4 +1,4 @@
-//! The set-ups that README names, each an instance of a service: its caches, its follower, its verifier.
+//! The set-ups that docs/caching.md names, each an instance of a service: its caches, its follower, its verifier.
 
 use std::sync::Mutex;
 use std::time::Duration;

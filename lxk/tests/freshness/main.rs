@@ -1,5 +1,5 @@
-//! Revocations under a random schedule of faults of real servers, held against README's table of
-//! staleness with a clock.
+//! Revocations under a random schedule of faults of real servers, held against the table of
+//! docs/caching.md with a clock.
 //!
 //! `FRESHNESS_SEED` plays a schedule again, `FRESHNESS_SECONDS` says how long (60 unless told),
 //! `FRESHNESS_FAULTS` plays some kinds alone. `tests/soak MINUTES` plays new schedules for longer.

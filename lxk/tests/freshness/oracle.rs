@@ -1,4 +1,4 @@
-//! What may still be accepted, by README's table of staleness and a clock.
+//! What may still be accepted, by the table of docs/caching.md and a clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;

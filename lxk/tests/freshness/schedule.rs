@@ -84,7 +84,7 @@ impl Fault {
     }
 
     /// Whether an instance may notice a change later than at once while this is in play. By what
-    /// README promises, not by what the code does: faults of Redis are none where PostgreSQL reports
+    /// docs/caching.md promises, not by what the code does: faults of Redis are none where PostgreSQL reports
     /// the changes, and neither are callers who give up.
     pub fn delays(self, instance: &Instance) -> bool {
         match self {

@@ -630,7 +630,7 @@ async fn a_key_revoked_at_one_instance_is_refused_at_the_other() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(status, 401, "refused within the time of README's table");
+    assert_eq!(status, 401, "refused within the time of docs/caching.md's table");
     for instance in [one, two] {
         for scopes in ["read", "write"] {
             instance.make(admin, scopes).await;
