@@ -39,17 +39,7 @@ pub const SECURITY_TARGET: &str = "lexikon_auth::security";
 /// Bounds of buckets, in seconds, that suit all times that this crate measures: from the microsecond of
 /// a verification in the cache to the seconds after which a store is given up.
 ///
-/// ```
-/// use lexikon_auth::telemetry::LATENCY_BUCKETS;
-/// use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let times = Matcher::Prefix("lexikon_auth_".to_owned());
-/// let builder = PrometheusBuilder::new().set_buckets_for_metric(times, LATENCY_BUCKETS)?;
-/// // Before any store and verifier is made: each looks for the recorder once.
-/// let metrics = builder.install_recorder()?;
-/// // `metrics.render()` is what Prometheus reads.
-/// # Ok(()) }
-/// ```
+/// For `PrometheusBuilder::set_buckets_for_metric` of metrics-exporter-prometheus, as docs/telemetry.md shows.
 #[cfg(feature = "metrics")]
 pub const LATENCY_BUCKETS: &[f64] = &[
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1,

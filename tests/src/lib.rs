@@ -198,9 +198,11 @@ pub fn assert_reveals_nothing(text: &str, secret: &str) {
     feature = "postgres",
     feature = "cache",
     feature = "redis",
-    feature = "axum"
+    feature = "axum",
+    feature = "metrics"
 ))]
 #[doc = include_str!("../../README.md")]
 #[doc = include_str!("../../docs/caching.md")]
 #[doc = include_str!("../../docs/migration.md")]
+#[doc = include_str!("../../docs/telemetry.md")]
 struct Pages;
