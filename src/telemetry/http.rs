@@ -1,6 +1,6 @@
 //! What the web layer reports.
 
-use super::{Counter, table};
+use super::{Counter, metric};
 use crate::http::Denial;
 
 #[derive(Clone)]
@@ -17,7 +17,7 @@ pub(crate) struct HttpAnswers {
 
 impl HttpAnswers {
     pub(crate) fn new() -> Self {
-        let counter = |answer| Counter::new(&table::HTTP_ANSWERS, &[("answer", answer)]);
+        let counter = |answer| Counter::new(&metric::HTTP_ANSWERS, &[("answer", answer)]);
         Self {
             passed: counter("passed"),
             no_credential: counter("no_credential"),
