@@ -65,8 +65,9 @@ mod credential;
 mod denial;
 #[cfg(feature = "axum")]
 mod extract;
+mod key_notice;
 mod layer;
-mod notice;
+mod responder;
 mod scope;
 mod service;
 #[cfg(feature = "throttle")]
@@ -77,8 +78,8 @@ pub use credential::BadCredential;
 pub use denial::{Denial, grpc_status, problem_json};
 #[cfg(feature = "axum")]
 pub use extract::Denied;
+pub use key_notice::Notices;
 pub use layer::{ApiKeyLayer, InvalidRealm};
-pub use notice::Notices;
 pub use scope::{Admin, Read, RequireScope, RequireScopeFuture, Scope, Scoped, Write};
 pub use service::{ApiKeyService, ResponseFuture};
 #[cfg(feature = "throttle")]

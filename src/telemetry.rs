@@ -3,8 +3,6 @@
 //!
 //! Without the feature the instruments are of size zero and do nothing, so that only this file knows of it.
 
-#[cfg(feature = "tower")]
-mod http;
 #[cfg_attr(not(feature = "metrics"), path = "telemetry/no_op_instruments.rs")]
 mod instruments;
 pub(crate) mod metric;
@@ -14,8 +12,6 @@ pub(crate) mod security;
 mod store_metrics;
 mod verifier_metrics;
 
-#[cfg(feature = "tower")]
-pub(crate) use self::http::HttpAnswers;
 pub(crate) use self::instruments::*;
 pub(crate) use self::readable_counter::ReadableCounter;
 pub use self::security::SECURITY_TARGET;

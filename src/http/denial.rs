@@ -8,7 +8,7 @@ use ::http::{Extensions, Response, StatusCode};
 use bytes::Bytes;
 
 use super::credential::BadCredential;
-use crate::telemetry::HttpAnswers;
+use super::responder::HttpAnswers;
 
 /// How long a caller should wait when the store could not answer.
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use super::credential::{BadCredential, Credential, KeyHeaders, Presented};
 use super::denial::{Answers, Denial};
-use super::notice::Notices;
+use super::key_notice::Notices;
 use super::service::{ApiKeyService, Verify};
 #[cfg(feature = "throttle")]
 use super::throttle::Throttle;

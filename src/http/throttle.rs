@@ -1,6 +1,6 @@
 //! A limit on refused keys for each client address.
 
-mod refusals;
+mod limiter;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,7 +13,7 @@ use ::http::Extensions;
 use ::http::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-use self::refusals::Refusals;
+use self::limiter::Refusals;
 use super::denial::Denial;
 use crate::telemetry::security;
 use crate::util::run_to_end::run_to_end;

@@ -1,7 +1,7 @@
 //! What the web layer reports.
 
-use super::{Counter, metric};
-use crate::http::Denial;
+use super::denial::Denial;
+use crate::telemetry::{Counter, metric};
 
 #[derive(Clone)]
 pub(crate) struct HttpAnswers {
