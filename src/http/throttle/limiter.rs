@@ -1,4 +1,4 @@
-//! The refusals of each address, and the look-ups that may become one.
+//! Counts the refusals of each client, and limits look-ups that may become refusals.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,85 +20,44 @@ use crate::http::denial::Denial;
 use crate::telemetry::security;
 use crate::util::lock::lock;
 
-/// Longer ones would lock out whoever gets the address next, and governor counts nanoseconds in 64 bits.
+/// A longer window would lock out whoever gets the address next, and governor counts nanoseconds in 64 bits.
 const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
-/// A look-up in a store for an address, until it is dropped.
-pub(super) struct LookUp(Arc<LookUps>);
-
-impl Drop for LookUp {
-    fn drop(&mut self) {
-        // After its refusal was counted, if it was one: whoever sees the place free sees that too.
-        self.0.under_way.fetch_sub(1, Ordering::Release);
-        self.0.ended.notify_one();
-    }
-}
-
-/// The look-ups of one address, shared by those that are under way and those that wait.
-struct LookUps {
-    refusals: Arc<Refusals>,
-    address: IpAddr,
-    under_way: AtomicU32,
-    /// Whoever holds it is the first of those that wait. It goes round in order.
-    turn: tokio::sync::Mutex<()>,
-    /// Told whenever a look-up ends, also when nobody waits yet.
-    ended: Notify,
-}
-
-impl LookUps {
-    /// Begins a look-up if one more than are under way can be refused. For the holder of the turn.
-    fn begin(self: &Arc<Self>) -> Option<LookUp> {
-        let next = NonZeroU32::MIN.saturating_add(self.under_way.load(Ordering::Acquire));
-        let ask = Attempt { address: self.address, is_refused: false };
-        // An error of the outer kind: more than may ever be refused at once.
-        if !matches!(self.refusals.limiter.check_key_n(&ask, next), Ok(Ok(_))) {
-            return None;
-        }
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        Some(LookUp(self.clone()))
-    }
-}
-
-impl Drop for LookUps {
-    fn drop(&mut self) {
-        let mut look_ups = lock(&self.refusals.look_ups);
-        // The next of this address may have begun already.
-        if look_ups.get(&self.address).is_some_and(|kept| kept.strong_count() == 0) {
-            look_ups.remove(&self.address);
-        }
-    }
-}
-
-type ByAddress = HashMap<IpAddr, Weak<LookUps>>;
-
-/// What is counted.
-pub(super) struct Refusals {
-    /// Those that are under way or wait.
-    look_ups: Mutex<ByAddress>,
-    limiter: RateLimiter<Attempt, Clients, SinceStart, NoOpMiddleware<Nanos>>,
+/// Limits the refusals of each client.
+pub(super) struct RefusalLimiter {
+    look_ups: Mutex<ByClient>,
+    limiter: RateLimiter<Query, ClientStates, MonotonicClock, NoOpMiddleware<Nanos>>,
     pub(super) limit: NonZeroU32,
     pub(super) window: Duration,
     pub(super) max_clients: usize,
 }
 
-impl Refusals {
+/// The look-ups that are in flight or wait. Those of a client go with the last of them.
+type ByClient = HashMap<IpAddr, Weak<LookUps>>;
+
+impl RefusalLimiter {
     pub(super) fn new(limit: NonZeroU32, window: Duration, max_clients: usize) -> Self {
-        Self::by(SinceStart::new(), limit, window, max_clients)
+        Self::with_clock(MonotonicClock::new(), limit, window, max_clients)
     }
 
-    fn by(clock: SinceStart, limit: NonZeroU32, window: Duration, max_clients: usize) -> Self {
+    fn with_clock(
+        clock: MonotonicClock,
+        limit: NonZeroU32,
+        window: Duration,
+        max_clients: usize,
+    ) -> Self {
         let window = window.min(LONGEST_WINDOW);
         let period = (window / limit.get()).max(Duration::from_nanos(1));
         let quota = Quota::with_period(period).expect("longer than nothing").allow_burst(limit);
-        let clients = Clients(Cache::new(max_clients));
-        let limiter = RateLimiter::new(quota, clients, clock);
+        let states = ClientStates(Cache::new(max_clients));
+        let limiter = RateLimiter::new(quota, states, clock);
         Self { look_ups: Mutex::default(), limiter, limit, window, max_clients }
     }
 
-    /// The denial, when too many keys from an address were refused.
-    pub(super) fn denial(&self, address: IpAddr) -> Option<Denial> {
-        let Refusals { limiter, limit, window, .. } = self;
-        let not_until = limiter.check_key(&Attempt { address, is_refused: false }).err()?;
+    /// Returns the denial, if too many keys of a client were refused.
+    pub(super) fn denial(&self, client: IpAddr) -> Option<Denial> {
+        let Self { limiter, limit, window, .. } = self;
+        let not_until = limiter.check_key(&Query { client, is_refusal: false }).err()?;
         Some(Denial::TooManyRefusals {
             retry_after: not_until.wait_time_from(limiter.clock().now()),
             limit: limit.get(),
@@ -106,106 +65,151 @@ impl Refusals {
         })
     }
 
-    /// Waits until a look-up for this address can be refused within the limit, however those end that are
-    /// under way: keys that are refused all at once are no more than keys that are refused one by one.
-    ///
-    /// Of those that wait, the first alone is woken when a look-up ends; it hands the turn on when it has a
-    /// place, is denied, or gives up.
-    pub(super) async fn begin_look_up(self: &Arc<Self>, address: IpAddr) -> Result<LookUp, Denial> {
-        let look_ups = self.look_ups(address);
-        let _turn = look_ups.turn.lock().await;
+    /// Counts a refusal.
+    pub(super) fn count(&self, client: IpAddr) {
+        let check = |is_refusal| self.limiter.check_key(&Query { client, is_refusal });
+        // Beyond the limit, where several were refused at once, there is nothing left to count.
+        if check(true).is_ok() && check(false).is_err() {
+            security::throttled(client);
+        }
+    }
+
+    /// Waits until one more look-up of this client may be refused, even if all that are in flight are
+    /// refused: keys that are presented at once are limited like keys that are presented one by one.
+    pub(super) async fn acquire(self: &Arc<Self>, client: IpAddr) -> Result<LookUpPermit, Denial> {
+        let look_ups = self.look_ups(client);
+        let _first = look_ups.queue.lock().await;
         loop {
-            if let Some(look_up) = look_ups.begin() {
-                return Ok(look_up);
+            if let Some(permit) = look_ups.try_acquire() {
+                return Ok(permit);
             }
-            if let Some(denial) = self.denial(address) {
+            if let Some(denial) = self.denial(client) {
                 return Err(denial);
             }
-            if look_ups.under_way.load(Ordering::Acquire) == 0 {
-                // There is no end to wait for: since the first look, one may be refused again.
+            if look_ups.in_flight.load(Ordering::Acquire) == 0 {
+                // No look-up will end: the time for another refusal came between the two checks. Try again.
                 yield_now().await;
             } else {
-                // One may be refused, but not one more than are under way: one of them will end.
-                look_ups.ended.notified().await;
+                // One may be refused, but not one more than are in flight: wait for one of them to end.
+                look_ups.released.notified().await;
             }
         }
     }
 
-    pub(super) fn count(&self, address: IpAddr) {
-        let check = |is_refused| self.limiter.check_key(&Attempt { address, is_refused });
-        // Over the limit, where several came at once: there is nothing left to count.
-        if check(true).is_ok() && check(false).is_err() {
-            security::throttled(address);
+    fn look_ups(self: &Arc<Self>, client: IpAddr) -> Arc<LookUps> {
+        let mut by_client = lock(&self.look_ups);
+        if let Some(look_ups) = by_client.get(&client).and_then(Weak::upgrade) {
+            return look_ups;
         }
-    }
-
-    fn look_ups(self: &Arc<Self>, address: IpAddr) -> Arc<LookUps> {
-        let mut look_ups = lock(&self.look_ups);
-        if let Some(kept) = look_ups.get(&address).and_then(Weak::upgrade) {
-            return kept;
-        }
-        let new = Arc::new(LookUps {
-            refusals: self.clone(),
-            address,
-            under_way: AtomicU32::new(0),
-            turn: tokio::sync::Mutex::default(),
-            ended: Notify::new(),
+        let look_ups = Arc::new(LookUps {
+            limiter: self.clone(),
+            client,
+            in_flight: AtomicU32::new(0),
+            queue: tokio::sync::Mutex::default(),
+            released: Notify::new(),
         });
-        look_ups.insert(address, Arc::downgrade(&new));
-        new
+        by_client.insert(client, Arc::downgrade(&look_ups));
+        look_ups
     }
 }
 
-/// A question to the limiter.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Attempt {
-    address: IpAddr,
-    /// Whether it counts, or only asks.
-    is_refused: bool,
+/// The permit for one look-up, released when it is dropped.
+pub(super) struct LookUpPermit(Arc<LookUps>);
+
+impl Drop for LookUpPermit {
+    fn drop(&mut self) {
+        // `Release`: whoever sees the permit released also sees the refusal that was counted before.
+        self.0.in_flight.fetch_sub(1, Ordering::Release);
+        self.0.released.notify_one();
+    }
 }
 
-/// The state of each client, at most so many as the cache holds.
-struct Clients(Cache<IpAddr, Arc<InMemoryState>>);
+/// The look-ups of one client, shared by those that are in flight and those that wait.
+struct LookUps {
+    limiter: Arc<RefusalLimiter>,
+    client: IpAddr,
+    in_flight: AtomicU32,
+    /// Held by the first of those that wait. The mutex of tokio is fair: the next one gets it when the
+    /// first has a permit, is denied or is dropped.
+    queue: tokio::sync::Mutex<()>,
+    /// Notified whenever a permit is released; remembers it if nobody waits yet.
+    released: Notify,
+}
 
-impl StateStore for Clients {
-    type Key = Attempt;
+impl LookUps {
+    /// Acquires a permit if one more than are in flight may be refused. To be called by the first in the
+    /// queue only.
+    fn try_acquire(self: &Arc<Self>) -> Option<LookUpPermit> {
+        let next = NonZeroU32::MIN.saturating_add(self.in_flight.load(Ordering::Acquire));
+        let query = Query { client: self.client, is_refusal: false };
+        // The outer error: more than may ever be refused in one burst.
+        if !matches!(self.limiter.limiter.check_key_n(&query, next), Ok(Ok(_))) {
+            return None;
+        }
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(LookUpPermit(self.clone()))
+    }
+}
 
-    fn measure_and_replace<T, F, E>(&self, attempt: &Attempt, measure: F) -> Result<T, E>
+impl Drop for LookUps {
+    fn drop(&mut self) {
+        let mut by_client = lock(&self.limiter.look_ups);
+        // Others of this client may have replaced them already.
+        if by_client.get(&self.client).is_some_and(|look_ups| look_ups.strong_count() == 0) {
+            by_client.remove(&self.client);
+        }
+    }
+}
+
+/// A query to governor, which otherwise counts whatever it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Query {
+    client: IpAddr,
+    /// Whether it counts as a refusal, or only asks if one is allowed.
+    is_refusal: bool,
+}
+
+/// The state of each client, for as many as the cache holds.
+struct ClientStates(Cache<IpAddr, Arc<InMemoryState>>);
+
+impl StateStore for ClientStates {
+    type Key = Query;
+
+    fn measure_and_replace<T, F, E>(&self, query: &Query, measure: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        if attempt.is_refused {
-            let state =
-                self.0.get_or_insert_with(&attempt.address, || Ok::<_, E>(Arc::default()))?;
+        if query.is_refusal {
+            let state = self.0.get_or_insert_with(&query.client, || Ok::<_, E>(Arc::default()))?;
             return state.measure_and_replace(&NotKeyed::NonKey, measure);
         }
-        // Only asked: the state stays as it is, by an error that carries the answer.
+        // The state must not change: governor leaves it as it is on an error, which carries the answer.
         let answer = |so_far| match measure(so_far) {
             Ok((allowed, _)) => Err(Ok(allowed)),
             Err(denied) => Err(Err(denied)),
         };
-        let asked: Result<(), Result<T, E>> = match self.0.get(&attempt.address) {
+        let answer: Result<(), Result<T, E>> = match self.0.get(&query.client) {
             Some(state) => state.measure_and_replace(&NotKeyed::NonKey, |so_far| {
                 answer(so_far).map(|()| ((), Nanos::default()))
             }),
             None => answer(None),
         };
-        asked.expect_err("an answer is always carried by the error")
+        answer.expect_err("an answer is always carried by the error")
     }
 }
 
-/// Time since the throttle was made, by a clock that is never set.
+/// Time since the limiter was made. Setting the system's clock does not change it.
 #[derive(Clone)]
-struct SinceStart(Arc<dyn Fn() -> Duration + Send + Sync>);
+struct MonotonicClock(Arc<dyn Fn() -> Duration + Send + Sync>);
 
-impl SinceStart {
+impl MonotonicClock {
     fn new() -> Self {
         let start = Instant::now();
         Self(Arc::new(move || start.elapsed()))
     }
 }
 
-impl Clock for SinceStart {
+impl Clock for MonotonicClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
@@ -226,7 +230,7 @@ mod tests {
     async fn what_may_be_refused_again_between_two_looks_at_the_clock_waits_for_nobody() {
         const WINDOW: u64 = 60;
         let (seconds, step) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let clock = SinceStart({
+        let clock = MonotonicClock({
             let (seconds, step) = (seconds.clone(), step.clone());
             Arc::new(move || {
                 let passed = step.load(Ordering::Relaxed);
@@ -234,13 +238,13 @@ mod tests {
             })
         });
         let window = Duration::from_secs(WINDOW);
-        let refusals = Arc::new(Refusals::by(clock, NonZeroU32::MIN, window, 100));
-        let address = Ipv4Addr::LOCALHOST.into();
-        refusals.count(address);
-        assert!(refusals.begin_look_up(address).await.is_err(), "it may not be refused again yet");
+        let limiter = Arc::new(RefusalLimiter::with_clock(clock, NonZeroU32::MIN, window, 100));
+        let client = Ipv4Addr::LOCALHOST.into();
+        limiter.count(client);
+        assert!(limiter.acquire(client).await.is_err(), "it may not be refused again yet");
         // Not yet at the first look at the clock, but at the second.
         step.store(WINDOW, Ordering::Relaxed);
-        let look_up = timeout(Duration::from_secs(60), refusals.begin_look_up(address)).await;
-        assert!(look_up.expect("it waits for the end of another").is_ok());
+        let permit = timeout(Duration::from_secs(60), limiter.acquire(client)).await;
+        assert!(permit.expect("it waits for the end of another").is_ok());
     }
 }
