@@ -1,6 +1,6 @@
 //! Keys on HTTP requests: a tower layer, and extractors for axum.
 //!
-//! [`ApiKeyLayer`] stands before a service, reads the key of a request, and lets pass what the
+//! [`ApiKeyLayer`] wraps a service, reads the key of each request, and passes on what the
 //! [`Verifier`](crate::Verifier) accepts, with the [`VerifiedKey`](crate::VerifiedKey) in the request's
 //! extensions. It works wherever tower does: axum, hyper, tonic.
 //!
@@ -31,11 +31,11 @@
 //!
 //! # What a request may carry
 //!
-//! The key stands in `X-API-Key`, or in `Authorization: Bearer` where the token begins with `lxk_`. It is
-//! marked as sensitive on arrival, so that a `Debug` of the request does not show it, and taken away
-//! before the service sees the request.
+//! The key stands in `X-API-Key`, or in `Authorization: Bearer` if the token begins with `lxk_`. It is
+//! marked as sensitive on arrival, so that a `Debug` of the request does not show it, and removed before the
+//! service sees the request.
 //!
-//! # What is answered
+//! # Responses
 //!
 //! | request | status | challenge |
 //! | --- | --- | --- |
@@ -48,28 +48,31 @@
 //!
 //! The challenges are those of [RFC 6750](https://www.rfc-editor.org/rfc/rfc6750#section-3). Bodies are
 //! `application/problem+json` ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) unless
-//! [`answer_with`](ApiKeyLayer::answer_with) says otherwise, and no answer may be cached. The reason of a
-//! refusal is in the log and the metrics alone.
+//! [`respond_with`](ApiKeyLayer::respond_with) says otherwise. They carry `Cache-Control: no-store`. The
+//! reason of a refusal is only in the log and the metrics.
 //!
-//! Shared caches do not know `X-API-Key` for a header that authorizes. What the service answers to a key in it
-//! gets `Cache-Control: private`, unless it says `private`, `no-store`, `public` or `s-maxage` itself.
+//! Shared caches do not know that `X-API-Key` authorizes. The response of the service to a key in that header
+//! gets `Cache-Control: private`, unless it has `private`, `no-store`, `public` or `s-maxage` itself.
 //!
-//! # Layers behind layers
+//! # Several layers
 //!
-//! Each layer passes on the key that it has verified itself, or none: what an optional layer lets pass without
-//! a key has no [`VerifiedKey`](crate::VerifiedKey), also behind another layer that has verified one.
+//! Each layer passes on the key that it has verified itself, or none. What an optional layer lets pass without
+//! a key has no [`VerifiedKey`](crate::VerifiedKey), even if a layer further out has verified one.
 
+mod authenticate;
 mod body;
 mod cache_control;
 mod credential;
 mod denial;
 #[cfg(feature = "axum")]
 mod extract;
+mod key_notice;
 mod layer;
-mod notice;
+mod responder;
 mod scope;
 mod service;
-#[cfg(feature = "throttle")]
+mod settings;
+#[cfg_attr(not(feature = "throttle"), path = "http/no_throttle.rs")]
 mod throttle;
 
 pub use body::ResponseBody;
@@ -77,8 +80,8 @@ pub use credential::BadCredential;
 pub use denial::{Denial, grpc_status, problem_json};
 #[cfg(feature = "axum")]
 pub use extract::Denied;
+pub use key_notice::ApiKeyNotice;
 pub use layer::{ApiKeyLayer, InvalidRealm};
-pub use notice::Notices;
 pub use scope::{Admin, Read, RequireScope, RequireScopeFuture, Scope, Scoped, Write};
 pub use service::{ApiKeyService, ResponseFuture};
 #[cfg(feature = "throttle")]

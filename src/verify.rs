@@ -14,7 +14,7 @@ use crate::policy::{CurrentLegacyPolicy, LegacyPolicy, Policy, RetiredPolicy, Un
 use crate::record::KeyRecord;
 use crate::scopes::Scopes;
 use crate::store::{HashChange, KeyLookup, KeyStore};
-use crate::telemetry::{Stopwatch, Verifications, security};
+use crate::telemetry::{Stopwatch, VerifierMetrics, security};
 use crate::write_behind::{Flushed, WriteBehind};
 
 /// Decides whether a presented key is accepted.
@@ -45,7 +45,7 @@ pub struct Verifier<S> {
     legacy: CurrentLegacyPolicy,
     clock: Arc<dyn Clock>,
     notes: WriteBehind,
-    telemetry: Verifications,
+    telemetry: VerifierMetrics,
 }
 
 impl<S: KeyLookup> Verifier<S> {
@@ -53,7 +53,7 @@ impl<S: KeyLookup> Verifier<S> {
     pub fn new(store: S, ring: SecretRing) -> Self {
         let (policy, clock) = (Policy::default(), Arc::new(SystemClock));
         let legacy = CurrentLegacyPolicy::new(policy.legacy);
-        let (notes, telemetry) = (WriteBehind::new(), Verifications::new());
+        let (notes, telemetry) = (WriteBehind::new(), VerifierMetrics::new());
         Self { store, ring, policy, legacy, clock, notes, telemetry }
     }
 

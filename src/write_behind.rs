@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::id::KeyId;
 use crate::record::{ById, KeyRecord};
 use crate::store::{HashChange, KeyStore, Usage};
-use crate::telemetry::{Counter, Histogram, Stopwatch, Tally, table};
+use crate::telemetry::{Counter, Histogram, ReadableCounter, Stopwatch, metric};
 use crate::util::lock::lock;
 
 /// Locks that notes are spread over, so that two verifications rarely meet on one.
@@ -45,7 +45,7 @@ pub(crate) struct WriteBehind {
     used: [Shard; SHARDS],
     hasher: RandomState,
     changes: Mutex<HashMap<KeyId, HashChange>>,
-    dropped: Tally,
+    dropped: ReadableCounter,
     telemetry: Flushes,
     #[cfg(feature = "tokio")]
     pub(crate) wake: tokio::sync::Notify,
@@ -64,7 +64,7 @@ impl WriteBehind {
             used: std::array::from_fn(|_| shard()),
             hasher: RandomState::new(),
             changes: Mutex::new(HashMap::with_capacity(CHANGES_CAPACITY)),
-            dropped: Tally::new(Counter::new(&table::DROPPED_USES, &[])),
+            dropped: ReadableCounter::new(&metric::DROPPED_USES, &[]),
             telemetry: Flushes::new(),
             #[cfg(feature = "tokio")]
             wake: tokio::sync::Notify::new(),
@@ -164,13 +164,13 @@ struct Flushes {
 
 impl Flushes {
     fn new() -> Self {
-        let flushes = |outcome| Counter::new(&table::FLUSHES, &[("outcome", outcome)]);
+        let flushes = |outcome| Counter::new(&metric::FLUSHES, &[("outcome", outcome)]);
         Self {
             written: flushes("written"),
             failed: flushes("failed"),
-            duration: Histogram::new(&table::FLUSH_DURATION, &[]),
-            used: Counter::new(&table::USAGE_WRITTEN, &[]),
-            upgraded: Counter::new(&table::HASHES_UPGRADED, &[]),
+            duration: Histogram::new(&metric::FLUSH_DURATION, &[]),
+            used: Counter::new(&metric::USAGE_WRITTEN, &[]),
+            upgraded: Counter::new(&metric::HASHES_UPGRADED, &[]),
         }
     }
 }

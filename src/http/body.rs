@@ -1,4 +1,4 @@
-//! The body of a response: that of the inner service, or that of a denial.
+//! The body of a response: from the inner service, or of a denial.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,9 +8,9 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of a response that went through a layer of this module.
+    /// The body of a response that passed through a layer of this module.
     ///
-    /// A type of its own, so that the layer asks nothing of the inner service's body but that it is one.
+    /// A type of its own, so that the body of the inner service may be of any type.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]

@@ -1,49 +1,49 @@
-//! What a caller is told who is not let in.
+//! Why a request is denied, and the response that says so.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
-use ::http::{Extensions, Response, StatusCode};
+use ::http::{Response, StatusCode};
 use bytes::Bytes;
 
 use super::credential::BadCredential;
-use crate::telemetry::HttpAnswers;
+use crate::error::VerifyError;
 
-/// How long a caller should wait when the store could not answer.
-const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
+/// How long a caller should wait after the store could not answer.
+const RETRY_AFTER_UNAVAILABLE: Duration = Duration::from_secs(1);
 
-/// Why a request is not let in, as far as the caller may know. The reason of a refusal is not part of
-/// it, so that no answer can give it away.
+/// Why a request is denied, as far as the caller may know. It does not hold the reason of a refusal, so that
+/// no response can reveal it.
+#[doc(alias = "rejection")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Denial {
     /// The request holds no key.
     NoCredential,
-    /// The request does not say which key is meant.
+    /// The headers do not say which key is meant.
     BadCredential(BadCredential),
     /// The key is refused.
     Refused,
-    /// The key is good, and may not do this. Holds the scope that is needed.
+    /// The key is accepted, but lacks this scope.
     InsufficientScope(&'static str),
     /// Too many keys from this address have been refused.
+    #[non_exhaustive]
     TooManyRefusals {
         /// How long to wait before the next attempt.
         retry_after: Duration,
-        /// How many refusals are allowed.
+        /// How many refusals are allowed in a window.
         limit: u32,
-        /// In which time they are allowed.
+        /// The length of a window.
         window: Duration,
     },
     /// The store could not answer; the key may be good.
     Unavailable,
-    /// The route asks for a verified key, and no [`ApiKeyLayer`](super::ApiKeyLayer) stands before it:
-    /// a fault of the service.
+    /// The route needs a verified key, but has no [`ApiKeyLayer`](super::ApiKeyLayer): a fault of the service.
     NoLayer,
 }
 
 impl Denial {
-    /// The status of the answer.
+    /// Returns the status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoCredential | Self::Refused => StatusCode::UNAUTHORIZED,
@@ -55,7 +55,7 @@ impl Denial {
         }
     }
 
-    /// A sentence for the caller.
+    /// Returns a sentence for the caller.
     pub fn detail(&self) -> String {
         match self {
             Self::NoCredential => "an API key is required".into(),
@@ -70,14 +70,15 @@ impl Denial {
         }
     }
 
-    /// Status and headers of the answer.
-    pub(crate) fn to_response(&self, realm: &str) -> Response<()> {
+    /// Returns the response without its body.
+    pub(crate) fn response_head(&self, realm: &str) -> Response<()> {
         let mut response = Response::new(());
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let mut set = |name: &'static str, value: String| {
-            let value = HeaderValue::try_from(value).expect("printable, checked where it came in");
+            let value =
+                HeaderValue::try_from(value).expect("printable ASCII, checked where it was set");
             headers.insert(name, value);
         };
         let challenge = |error: &str| format!("Bearer realm=\"{realm}\"{error}");
@@ -98,58 +99,32 @@ impl Denial {
                 set("ratelimit-policy", format!("\"refusals\";q={limit};w={window}"));
                 set("ratelimit", format!("\"refusals\";r=0;t={wait}"));
             }
-            Self::Unavailable => set("retry-after", whole_seconds(RETRY_UNAVAILABLE).to_string()),
+            Self::Unavailable => {
+                set("retry-after", whole_seconds(RETRY_AFTER_UNAVAILABLE).to_string())
+            }
             Self::NoLayer => {}
         }
         response
     }
 }
 
-/// Rounded up: a caller that waits so long does not come too early.
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
-/// How denials are answered. Part of every request's extensions, for those who deny further inside.
-#[derive(Clone)]
-pub(crate) struct Answers {
-    pub(crate) realm: Arc<str>,
-    pub(crate) answer: Arc<Answer>,
-    counts: HttpAnswers,
-}
-
-type Answer = dyn Fn(&Denial, Response<()>) -> Response<Bytes> + Send + Sync;
-
-impl Default for Answers {
-    fn default() -> Self {
-        Self { realm: "api".into(), answer: Arc::new(problem_json), counts: HttpAnswers::new() }
+impl From<VerifyError> for Denial {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Refused(_) => Self::Refused,
+            VerifyError::Unavailable(_) => Self::Unavailable,
+        }
     }
 }
 
-impl Answers {
-    /// Those of the layer before a service.
-    pub(crate) fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
-        extensions.get()
-    }
-
-    /// The answer to a denial, whoever denies.
-    pub(crate) fn deny(&self, denial: &Denial) -> Response<Bytes> {
-        self.counts.denied(denial);
-        (self.answer)(denial, denial.to_response(&self.realm))
-    }
-
-    pub(crate) fn passed(&self) {
-        self.counts.passed();
-    }
-}
-
-/// Answers with a problem of [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457). The default.
+/// Adds a body of problem details, [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457). The default of
+/// [`respond_with`](super::ApiKeyLayer::respond_with).
 ///
 /// ```
 /// use lexikon_auth::http::{Denial, problem_json};
-/// let answer = problem_json(&Denial::Refused, http::Response::new(()));
+/// let response = problem_json(&Denial::Refused, http::Response::new(()));
 /// let body = r#"{"title":"Unauthorized","status":401,"detail":"the API key was refused"}"#;
-/// assert_eq!(answer.body(), body);
+/// assert_eq!(response.body(), body);
 /// ```
 pub fn problem_json(denial: &Denial, response: Response<()>) -> Response<Bytes> {
     let (status, detail) = (denial.status(), denial.detail());
@@ -162,9 +137,9 @@ pub fn problem_json(denial: &Denial, response: Response<()>) -> Response<Bytes> 
     response
 }
 
-/// Answers a gRPC call: status 200 with a `grpc-status` and a `grpc-message`, and no body, as
+/// Responds to a gRPC call: status 200 with `grpc-status` and `grpc-message`, and no body, as
 /// [the protocol](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md) has it. For
-/// [`answer_with`](super::ApiKeyLayer::answer_with) before a tonic server.
+/// [`respond_with`](super::ApiKeyLayer::respond_with) before a tonic server.
 pub fn grpc_status(denial: &Denial, response: Response<()>) -> Response<Bytes> {
     /// The numbers of gRPC's status codes.
     const INVALID_ARGUMENT: &str = "3";
@@ -189,4 +164,9 @@ pub fn grpc_status(denial: &Denial, response: Response<()>) -> Response<Bytes> {
     let message = HeaderValue::try_from(denial.detail()).expect("printable ASCII");
     headers.insert("grpc-message", message);
     response
+}
+
+/// Rounds up, so that a caller that waits so long does not come too early.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

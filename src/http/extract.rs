@@ -5,19 +5,19 @@ use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
-use super::denial::{Answers, Denial};
+use super::denial::Denial;
+use super::responder::Responder;
 use super::scope::{Scope, Scoped, scoped_key, verified_key};
 use crate::verify::VerifiedKey;
 
-/// The rejection of the extractors. It is answered as the [`ApiKeyLayer`](super::ApiKeyLayer) before the
-/// route answers.
+/// The rejection of the extractors. Its response is that of the [`ApiKeyLayer`](super::ApiKeyLayer) before the
+/// route.
 #[derive(Debug)]
 pub struct Denied(Response);
 
 impl Denied {
     fn new(parts: &Parts, denial: &Denial) -> Self {
-        let answers = Answers::of(&parts.extensions).cloned().unwrap_or_default();
-        Self(answers.deny(denial).map(Body::from))
+        Self(Responder::deny_inside(&parts.extensions, denial).map(Body::from))
     }
 }
 
@@ -27,7 +27,7 @@ impl IntoResponse for Denied {
     }
 }
 
-/// The verified key. Behind an optional layer, a request without one is denied here.
+/// Extracts the verified key. Behind an optional layer, a request without one is denied here.
 impl<State: Sync> FromRequestParts<State> for VerifiedKey {
     type Rejection = Denied;
 
@@ -36,7 +36,7 @@ impl<State: Sync> FromRequestParts<State> for VerifiedKey {
     }
 }
 
-/// The verified key, if the request had one.
+/// Extracts the verified key, if the request had one.
 impl<State: Sync> OptionalFromRequestParts<State> for VerifiedKey {
     type Rejection = Denied;
 
@@ -49,7 +49,7 @@ impl<State: Sync> OptionalFromRequestParts<State> for VerifiedKey {
     }
 }
 
-/// The verified key, if it holds the scope.
+/// Extracts the verified key, and denies it without the scope.
 impl<S: Scope, State: Sync> FromRequestParts<State> for Scoped<S> {
     type Rejection = Denied;
 

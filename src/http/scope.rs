@@ -1,7 +1,6 @@
 //! Scopes as types: what a route needs is part of its signature.
 
 use std::fmt;
-use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::pin::Pin;
@@ -15,10 +14,11 @@ use tower_service::Service;
 use tracing::error;
 
 use super::body::ResponseBody;
-use super::denial::{Answers, Denial};
+use super::denial::Denial;
+use super::responder::Responder;
 use crate::verify::VerifiedKey;
 
-/// A scope as a type. A name that could not stand in a challenge does not compile.
+/// A scope as a type. A name that a challenge could not carry does not compile.
 ///
 /// ```
 /// use lexikon_auth::http::Scope;
@@ -41,7 +41,7 @@ pub trait Scope: 'static {
     const NAME: &str;
 }
 
-/// Whether a name is one scope of a list, and a token of RFC 6749, section 3.3.
+/// Returns whether a name is a scope token (RFC 6749, section 3.3) without a comma, which separates scopes.
 const fn is_scope_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     let mut index = 0;
@@ -54,7 +54,7 @@ const fn is_scope_name(name: &str) -> bool {
     !bytes.is_empty()
 }
 
-/// The name, checked when the program is compiled.
+/// Returns the name, checked when the program is compiled.
 const fn checked_name<S: Scope>() -> &'static str {
     const {
         assert!(
@@ -88,8 +88,8 @@ scopes! {
 
 /// A verified key that holds a scope: the type is the proof.
 ///
-/// With the feature `axum` it is an extractor: a handler that takes one cannot be reached without.
-/// Elsewhere, make it of a key.
+/// With the feature `axum` it is an extractor: a handler that takes one cannot be reached without the scope.
+/// Elsewhere, convert a [`VerifiedKey`] into it.
 ///
 /// ```
 /// use lexikon_auth::VerifiedKey;
@@ -108,13 +108,13 @@ pub struct Scoped<S> {
 }
 
 impl<S> Scoped<S> {
-    /// The key.
+    /// Returns the key.
     pub fn into_inner(self) -> VerifiedKey {
         self.key
     }
 }
 
-/// Gives the key back when it does not hold the scope.
+/// Returns the key as the error if it does not hold the scope.
 impl<S: Scope> TryFrom<VerifiedKey> for Scoped<S> {
     type Error = VerifiedKey;
 
@@ -147,25 +147,26 @@ impl<S> fmt::Debug for Scoped<S> {
     }
 }
 
-/// The verified key of a request, or why there is none.
+/// Returns the verified key of a request, or why there is none.
 pub(crate) fn verified_key(extensions: &Extensions) -> Result<VerifiedKey, Denial> {
     if let Some(key) = extensions.get::<VerifiedKey>() {
         return Ok(key.clone());
     }
-    if Answers::of(extensions).is_none() {
+    if !Responder::is_in(extensions) {
         error!("a route asks for a verified key, and no ApiKeyLayer stands before it; add one");
         return Err(Denial::NoLayer);
     }
     Err(Denial::NoCredential)
 }
 
-/// The verified key of a request, with a scope.
+/// Returns the verified key of a request if it holds a scope.
 pub(crate) fn scoped_key<S: Scope>(extensions: &Extensions) -> Result<Scoped<S>, Denial> {
     let key = verified_key(extensions)?;
     Scoped::try_from(key).map_err(|_| Denial::InsufficientScope(checked_name::<S>()))
 }
 
-/// A layer that lets pass keys with a scope, behind an [`ApiKeyLayer`](super::ApiKeyLayer).
+/// Requires that the key of a request holds a scope. A layer for routes behind an
+/// [`ApiKeyLayer`](super::ApiKeyLayer), and the service that it makes.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -174,13 +175,15 @@ pub(crate) fn scoped_key<S: Scope>(extensions: &Extensions) -> Result<Scoped<S>,
 ///     .route("/entries", post(|| async { "written" }))
 ///     .route_layer(RequireScope::<Write>::new());
 /// ```
+#[doc(alias = "authorization")]
+#[doc(alias = "permission")]
 pub struct RequireScope<S, Inner = ()> {
     inner: Inner,
     scope: PhantomData<fn() -> S>,
 }
 
 impl<S: Scope> RequireScope<S> {
-    /// The layer; as a service, it has one inside.
+    /// Makes the layer.
     #[expect(clippy::new_without_default, reason = "a layer is not a value with a default")]
     pub fn new() -> Self {
         let _checked = checked_name::<S>();
@@ -225,8 +228,8 @@ where
         let outcome = match scoped_key::<S>(request.extensions()) {
             Ok(_) => Outcome::Inner { response: self.inner.call(request) },
             Err(denial) => {
-                let answers = Answers::of(request.extensions()).cloned().unwrap_or_default();
-                Outcome::Denied { answer: Some(answers.deny(&denial)) }
+                let response = Responder::deny_inside(request.extensions(), &denial);
+                Outcome::Denied { response: Some(response) }
             }
         };
         RequireScopeFuture { outcome }
@@ -234,7 +237,7 @@ where
 }
 
 pin_project! {
-    /// The response of a [`RequireScope`].
+    /// The future of the response of a [`RequireScope`].
     pub struct RequireScopeFuture<F> {
         #[pin]
         outcome: Outcome<F>,
@@ -245,7 +248,7 @@ pin_project! {
     #[project = OutcomeProjection]
     enum Outcome<F> {
         Inner { #[pin] response: F },
-        Denied { answer: Option<Response<Bytes>> },
+        Denied { response: Option<Response<Bytes>> },
     }
 }
 
@@ -260,9 +263,9 @@ where
             OutcomeProjection::Inner { response } => {
                 Ok(ready!(response.poll(context))?.map(ResponseBody::inner))
             }
-            OutcomeProjection::Denied { answer } => {
-                let answer = answer.take().expect("a future is not polled after its end");
-                Ok(answer.map(ResponseBody::denial))
+            OutcomeProjection::Denied { response } => {
+                let response = response.take().expect("not polled after completion");
+                Ok(response.map(ResponseBody::denial))
             }
         })
     }

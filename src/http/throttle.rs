@@ -1,6 +1,6 @@
 //! A limit on refused keys for each client address.
 
-mod refusals;
+mod limiter;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,32 +13,36 @@ use ::http::Extensions;
 use ::http::header::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-use self::refusals::Refusals;
+use self::limiter::RefusalLimiter;
 use super::denial::Denial;
 use crate::telemetry::security;
 use crate::util::run_to_end::run_to_end;
 use crate::verify::VerifiedKey;
 
-/// The part of an IPv6 address that stands for one client: whoever has one address of a /64 has them
-/// all (RFC 6177).
+/// The length of the prefix of an IPv6 address that stands for one client: whoever has one address of a /64
+/// has them all (RFC 6177).
 const CLIENT_PREFIX: u32 = 64;
 
 /// Limits how many keys may be refused for one client address.
 ///
-/// An address that is over its limit is answered 429 before anything is verified, whatever key it
-/// presents: so garbage costs no look-ups, and nothing can be learnt of a key. Only addresses are
-/// counted, never keys or owners: nobody can have another's key locked out but from the same address.
-/// Refused keys count, ill-formed requests (400), and bearer tokens that are no key where no
-/// [other schemes](super::ApiKeyLayer::allow_other_schemes) may follow. Accepted keys, requests without
-/// one, and missing scopes do not. Clones of a layer share one count. Of the keys of an address that have to be looked
-/// up in a store, no more are looked up at a time than may still be refused; others wait for them, in the order in which they came.
-/// A key that is being looked up counts also where the client has hung up.
+/// An address over its limit gets 429 before anything is verified, whatever key it presents: garbage costs no
+/// look-ups, and nothing can be learnt of a key. Only addresses are counted, never keys or owners: nobody can
+/// lock out another's key, except from the same address. IPv6 addresses count by their /64. Clones of a layer
+/// share one count.
 ///
-/// Behind a proxy, name its network by [`trusted_proxies`](Self::trusted_proxies): otherwise all clients have
-/// the proxy's address, and twenty wrong keys of one deny all. The proxy has to write the header, or
-/// refusals count for itself.
+/// What counts: refused keys, ill-formed requests (400), and bearer tokens that are not keys, unless
+/// [other schemes are allowed](super::ApiKeyLayer::allow_other_schemes). What does not: accepted keys,
+/// requests without a key, and missing scopes.
 ///
-/// Memory is bounded: [`max_clients`](Self::max_clients). IPv6 addresses count by their /64.
+/// Of the keys of an address that have to be looked up in a store, no more are looked up at a time than may
+/// still be refused; the others wait, first come, first served. A refusal counts even if the client has hung
+/// up.
+///
+/// Behind a proxy, set its network with [`trusted_proxies`](Self::trusted_proxies): otherwise all clients have
+/// the proxy's address, and twenty wrong keys of one deny all. The proxy has to write the header, or its own
+/// address is counted.
+///
+/// Memory is bounded by [`max_clients`](Self::max_clients).
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -54,119 +58,100 @@ const CLIENT_PREFIX: u32 = 64;
 /// .refusals(NonZeroU32::new(30).unwrap(), Duration::from_secs(60))
 /// .trusted_proxies(["10.0.0.0/8".parse().unwrap()]);
 /// ```
+#[doc(alias = "rate limit")]
 #[derive(Clone)]
 pub struct Throttle {
     peer: Arc<Peer>,
-    proxies: Arc<[IpNet]>,
-    forwarded: HeaderName,
-    /// Whether it has been said that addresses are not known.
+    trusted_proxies: Arc<[IpNet]>,
+    forwarded_header: HeaderName,
+    /// Whether a request without an address has been reported.
     has_warned: Arc<AtomicBool>,
-    refusals: Arc<Refusals>,
+    limiter: Arc<RefusalLimiter>,
 }
 
 type Peer = dyn Fn(&Extensions) -> Option<IpAddr> + Send + Sync;
 
 impl Throttle {
-    /// Allows 20 refusals a minute to each address. `peer` says which address a connection comes from,
-    /// by what the server has put into the extensions of its requests; a request for which it has no
-    /// answer is not limited.
+    /// Allows each address 20 refusals a minute. `peer` returns the address of a connection, from what the
+    /// server has put into the extensions of its requests. A request without one is not limited.
     pub fn new(peer: impl Fn(&Extensions) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         let limit = NonZeroU32::new(20).expect("not zero");
         Self {
             peer: Arc::new(peer),
-            proxies: Arc::new([]),
-            forwarded: HeaderName::from_static("x-forwarded-for"),
+            trusted_proxies: Arc::new([]),
+            forwarded_header: HeaderName::from_static("x-forwarded-for"),
             has_warned: Arc::default(),
-            refusals: Arc::new(Refusals::new(limit, Duration::from_secs(60), 65_536)),
+            limiter: Arc::new(RefusalLimiter::new(limit, Duration::from_secs(60), 65_536)),
         }
     }
 
-    /// How many refusals in which time, at most 24 hours. They come back one by one, evenly over that
-    /// time.
+    /// Sets how many refusals are allowed in a window of at most 24 hours. They are allowed again one by one,
+    /// evenly over the window.
     pub fn refusals(self, limit: NonZeroU32, window: Duration) -> Self {
-        let refusals = Arc::new(Refusals::new(limit, window, self.refusals.max_clients));
-        Self { refusals, ..self }
+        let limiter = RefusalLimiter::new(limit, window, self.limiter.max_clients);
+        Self { limiter: Arc::new(limiter), ..self }
     }
 
-    /// Most addresses that are remembered, about 100 bytes each; those that are seen rarely go first.
-    /// Default 65,536.
+    /// Sets how many addresses are remembered, about 100 bytes each; those that are seen rarely are evicted
+    /// first. Default 65,536.
     pub fn max_clients(self, max_clients: usize) -> Self {
-        let Refusals { limit, window, .. } = *self.refusals;
-        Self { refusals: Arc::new(Refusals::new(limit, window, max_clients)), ..self }
+        let RefusalLimiter { limit, window, .. } = *self.limiter;
+        Self { limiter: Arc::new(RefusalLimiter::new(limit, window, max_clients)), ..self }
     }
 
-    /// The networks of proxies whose word is taken for the address of a client. Default none: what
-    /// anybody may write into a header says nothing.
+    /// Sets the networks of proxies that are trusted to name the client in a header. Default none, since
+    /// anybody can write a header.
     ///
-    /// The header is read from its end: past the proxies of these networks stands the client.
+    /// The header is read from its end: the last address outside these networks is the client.
     pub fn trusted_proxies(self, networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { proxies: networks.into_iter().map(canonical).collect(), ..self }
+        Self { trusted_proxies: networks.into_iter().map(canonical).collect(), ..self }
     }
 
-    /// The header in which proxies name the client, a list separated by commas to which each proxy
-    /// adds. Default `X-Forwarded-For`.
+    /// Sets the header in which proxies name the client, a list separated by commas to which each proxy
+    /// appends. Default `X-Forwarded-For`.
     pub fn forwarded_header(self, name: HeaderName) -> Self {
-        Self { forwarded: name, ..self }
+        Self { forwarded_header: name, ..self }
     }
 
-    /// The address that a request counts for.
-    pub(crate) fn address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+    /// Returns the address that a request counts for.
+    pub(crate) fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let Some(peer) = (self.peer)(extensions) else {
             if !self.has_warned.swap(true, Ordering::Relaxed) {
                 security::unlimited();
             }
             return None;
         };
-        let peer = peer.to_canonical();
-        Some(group(self.behind_proxies(peer, headers)))
+        Some(client_prefix(self.behind_proxies(peer.to_canonical(), headers)))
     }
 
-    /// The denial, when too many keys from an address were refused.
-    pub(crate) fn denial(&self, address: IpAddr) -> Option<Denial> {
-        self.refusals.denial(address)
+    /// Returns the denial, if too many keys of a client were refused.
+    pub(crate) fn denial(&self, client: IpAddr) -> Option<Denial> {
+        self.limiter.denial(client)
     }
 
-    pub(crate) fn count_refusal(&self, address: IpAddr) {
-        self.refusals.count(address);
+    pub(crate) fn count_refusal(&self, client: IpAddr) {
+        self.limiter.count(client);
     }
 
-    /// Looks a key up as soon as one of this address may be refused, and counts its refusal.
-    ///
-    /// Once it has begun it goes on and counts also where nobody waits for its answer any more: or a client
-    /// that hangs up each time would have any number of keys looked up.
-    pub(crate) async fn look_up(
-        &self,
-        address: IpAddr,
-        verify: impl Future<Output = Result<VerifiedKey, Denial>> + Send + 'static,
-    ) -> Result<VerifiedKey, Denial> {
-        let look_up = self.refusals.begin_look_up(address).await?;
-        let refusals = self.refusals.clone();
-        run_to_end(async move {
-            let answer = verify.await;
-            if let Err(Denial::Refused) = answer {
-                refusals.count(address);
-            }
-            drop(look_up);
-            answer
-        })
-        .await
+    /// Returns the limit for keys of a client that have to be looked up.
+    pub(crate) fn limit(&self, client: IpAddr) -> ClientLimit {
+        ClientLimit { limiter: self.limiter.clone(), client }
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
-        self.proxies.iter().any(|network| network.contains(&address))
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
-    /// The nearest address that is no trusted proxy.
+    /// Returns the nearest address that is not a trusted proxy.
     fn behind_proxies(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.is_trusted(peer) {
             return peer;
         }
-        let lines: Vec<_> = headers.get_all(&self.forwarded).iter().collect();
+        let lines: Vec<_> = headers.get_all(&self.forwarded_header).iter().collect();
         let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','));
         let mut client = peer;
         for hop in hops {
-            // What is no address was not written by a proxy that can be trusted: the one before is
-            // the last that is known.
+            // A trusted proxy writes addresses only: the address before is the last that is known.
             let Some(address) = parse_address(hop) else { break };
             client = address;
             if !self.is_trusted(client) {
@@ -180,14 +165,43 @@ impl Throttle {
 impl fmt::Debug for Throttle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Throttle")
-            .field("limit", &self.refusals.limit)
-            .field("window", &self.refusals.window)
-            .field("trusted_proxies", &self.proxies)
+            .field("limit", &self.limiter.limit)
+            .field("window", &self.limiter.window)
+            .field("trusted_proxies", &self.trusted_proxies)
             .finish_non_exhaustive()
     }
 }
 
-/// An address, perhaps in brackets, or an address with a port, as proxies write them.
+/// The limit of one client, for a key that has to be looked up.
+pub(crate) struct ClientLimit {
+    limiter: Arc<RefusalLimiter>,
+    client: IpAddr,
+}
+
+impl ClientLimit {
+    /// Looks a key up as soon as one more key of the client may be refused, and counts its refusal.
+    ///
+    /// A look-up that has begun runs to its end and counts even if the caller is dropped: otherwise a client
+    /// that hangs up each time could have any number of keys looked up.
+    pub(crate) async fn look_up(
+        self,
+        verify: impl Future<Output = Result<VerifiedKey, Denial>> + Send + 'static,
+    ) -> Result<VerifiedKey, Denial> {
+        let Self { limiter, client } = self;
+        let permit = limiter.acquire(client).await?;
+        run_to_end(async move {
+            let answer = verify.await;
+            if let Err(Denial::Refused) = answer {
+                limiter.count(client);
+            }
+            drop(permit);
+            answer
+        })
+        .await
+    }
+}
+
+/// Parses an address as proxies write it: bare, in brackets, or with a port.
 fn parse_address(hop: &[u8]) -> Option<IpAddr> {
     let hop = str::from_utf8(hop).ok()?.trim();
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
@@ -195,7 +209,8 @@ fn parse_address(hop: &[u8]) -> Option<IpAddr> {
     Some(address.ok()?.to_canonical())
 }
 
-/// A network of IPv4 addresses written as IPv6 ones, as what it is: addresses are compared so too.
+/// Turns a network of IPv4-mapped IPv6 addresses into one of IPv4, as [`IpAddr::to_canonical`] does with the
+/// addresses that are compared with it.
 fn canonical(network: IpNet) -> IpNet {
     match (network.addr().to_canonical(), network.prefix_len().checked_sub(96)) {
         (IpAddr::V4(address), Some(prefix)) if network.addr().is_ipv6() => {
@@ -205,8 +220,8 @@ fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-/// The address that stands for all those of one client.
-fn group(address: IpAddr) -> IpAddr {
+/// Returns the address that stands for all addresses of a client.
+fn client_prefix(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {

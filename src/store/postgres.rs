@@ -37,7 +37,7 @@ use crate::id::OwnerId;
 use crate::policy::LegacyPolicy;
 use crate::record::KeyRecord;
 use crate::store::PolicySource;
-use crate::telemetry::Calls;
+use crate::telemetry::StoreMetrics;
 use crate::time_zone::SharedZone;
 
 /// How long a call waits for a connection, and how long for an answer, unless told otherwise.
@@ -67,7 +67,7 @@ pub struct PostgresStore {
     find: Arc<[SqlStr]>,
     record_usage: SqlStr,
     pub(crate) zone: SharedZone,
-    calls: Calls,
+    calls: StoreMetrics,
 }
 
 impl PostgresStore {
@@ -238,7 +238,7 @@ impl PostgresStore {
              UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, b.at){format} \
              FROM batch b JOIN locked l ON l.id = b.id WHERE k.id = b.id"
         ));
-        let (statements, calls) = (Arc::new(statements), Calls::new("postgres"));
+        let (statements, calls) = (Arc::new(statements), StoreMetrics::new("postgres"));
         Self { connections, patience, schema, statements, find, record_usage, zone, calls }
     }
 

@@ -38,7 +38,7 @@ use crate::id::OwnerId;
 use crate::policy::LegacyPolicy;
 use crate::record::KeyRecord;
 use crate::store::PolicySource;
-use crate::telemetry::Calls;
+use crate::telemetry::StoreMetrics;
 use crate::time_zone::SharedZone;
 
 /// How long a call waits for a lock or for a connection before the store is unavailable: a request
@@ -78,7 +78,7 @@ pub struct SqliteStore {
     find: Arc<[SqlStr]>,
     pub(crate) zone: SharedZone,
     file: OpenedFile,
-    calls: Calls,
+    calls: StoreMetrics,
 }
 
 impl SqliteStore {
@@ -257,7 +257,7 @@ impl SqliteStore {
             statements.select(&format!("WHERE k.key_hash IN ($1{others})"))
         };
         let find = (1..=Candidates::MAX).map(find).collect();
-        let calls = Calls::new("sqlite");
+        let calls = StoreMetrics::new("sqlite");
         Self { pool, schema, statements: Arc::new(statements), find, zone, file, calls }
     }
 

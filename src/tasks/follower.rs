@@ -12,7 +12,7 @@ use crate::store::KeyLookup;
 use crate::store::change::{
     ChangeFeed, FeedEvent, FeedEventKind, FeedOrigin, Message, Subscription,
 };
-use crate::telemetry::{Gauge, Histogram, table};
+use crate::telemetry::{Gauge, Histogram, metric};
 
 /// How often a sign of life is asked for.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -108,8 +108,8 @@ struct Report {
 
 impl Report {
     fn new(state: watch::Sender<bool>) -> Self {
-        let gauge = Gauge::new(&table::FOLLOWER_CONNECTED, &[]);
-        Self { state, gauge, lag: Histogram::new(&table::INVALIDATION_LAG, &[]) }
+        let gauge = Gauge::new(&metric::FOLLOWER_CONNECTED, &[]);
+        Self { state, gauge, lag: Histogram::new(&metric::INVALIDATION_LAG, &[]) }
     }
 
     fn connected(&self, is_connected: bool) {

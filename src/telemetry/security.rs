@@ -1,31 +1,39 @@
-//! The security events. Cold: a verification that has nothing to tell does not carry their code along.
+//! The security events. Their functions are cold, which keeps their code out of the hot path.
 
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
 use tracing::{debug, error, info, warn};
 
-use super::SECURITY_TARGET;
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::record::KeyRecord;
 
-/// A text as it is, but for control characters, which are escaped: ids and owners are whatever stands in
-/// the table, and a line break in one would make a line of the log that nobody wrote.
+/// The target of the `tracing` events that concern security: uses of legacy keys, refusals, stores that
+/// do not answer or answer wrongly, and entries of Redis that were tampered with.
+///
+/// They name keys by id and never hold a key, a hash or a secret. A filter such as
+/// `lexikon_auth::security=debug` also shows the refusals of keys that are none, which anybody can cause
+/// in any number.
+pub const SECURITY_TARGET: &str = "lexikon_auth::security";
+
+/// Displays a text with its control characters escaped. Ids and owners are whatever stands in the table, and
+/// a line break in one would forge a line of the log.
 struct Printable<'a, T>(&'a T);
 
 impl<T: Display> Display for Printable<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.to_string().chars() {
-            match character.is_control() {
-                true => character.escape_default().fmt(f)?,
-                false => f.write_char(character)?,
+            if character.is_control() {
+                character.escape_default().fmt(f)?;
+            } else {
+                f.write_char(character)?;
             }
         }
         Ok(())
     }
 }
 
-/// A legacy key was accepted.
+/// Reports that a legacy key was accepted.
 #[cold]
 #[inline(never)]
 pub(crate) fn legacy_accepted(record: &KeyRecord, now: SystemTime) {
@@ -38,7 +46,7 @@ pub(crate) fn legacy_accepted(record: &KeyRecord, now: SystemTime) {
     );
 }
 
-/// A legacy key was accepted that the policy `refuse` would have refused.
+/// Reports that a legacy key was accepted that the policy `refuse` would have refused.
 #[cold]
 pub(crate) fn shadow_refused(record: &KeyRecord, now: SystemTime) {
     warn!(
@@ -55,7 +63,7 @@ fn age_days(record: &KeyRecord, now: SystemTime) -> Option<u64> {
     age.map(|age| age.as_secs() / (24 * 3600))
 }
 
-/// A verification did not succeed.
+/// Reports that a verification did not succeed.
 #[cold]
 #[inline(never)]
 pub(crate) fn not_accepted(error: &VerifyError) {
@@ -81,14 +89,14 @@ fn refused(refusal: &Refusal) {
         | Refusal::LegacyClosed(id) => {
             info!(target: SECURITY_TARGET, key_id = %Printable(id), reason, "a key was refused");
         }
-        // Whoever sends garbage does not fill the log.
+        // Anybody can cause these in any number: at debug they do not fill the log.
         Refusal::Malformed(_) | Refusal::ForgedTag | Refusal::UntaggedClosed | Refusal::Unknown => {
             debug!(target: SECURITY_TARGET, reason, "a key was refused")
         }
     }
 }
 
-/// An entry of Redis does not carry the MAC of an instance with this secret.
+/// Reports an entry of Redis that does not carry the MAC of an instance with this secret.
 #[cfg(feature = "redis")]
 #[cold]
 pub(crate) fn entry_tampered() {
@@ -98,21 +106,21 @@ pub(crate) fn entry_tampered() {
     );
 }
 
-/// A request has no key that could be verified.
+/// Reports a request that does not say which key is meant.
 #[cfg(feature = "tower")]
 #[cold]
 pub(crate) fn bad_credential(problem: impl Display) {
     debug!(target: SECURITY_TARGET, %problem, "a request does not say which key is meant");
 }
 
-/// From now on an address is denied, until it has waited.
+/// Reports that an address has reached its limit, and is denied from now on.
 #[cfg(feature = "throttle")]
 #[cold]
 pub(crate) fn throttled(address: std::net::IpAddr) {
     info!(target: SECURITY_TARGET, %address, "too many keys from one address were refused");
 }
 
-/// The server does not say where requests come from.
+/// Reports that the server does not say where requests come from.
 #[cfg(feature = "throttle")]
 #[cold]
 pub(crate) fn unlimited() {

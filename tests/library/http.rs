@@ -13,7 +13,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use lexikon_auth::crypto::Candidates;
-use lexikon_auth::http::{ApiKeyLayer, Notices};
+use lexikon_auth::http::{ApiKeyLayer, ApiKeyNotice};
 use lexikon_auth::store::{KeyLookup, MemoryStore};
 use lexikon_auth::{KeyRecord, LegacyPolicy, Policy, StoreError, Verifier};
 use lexikon_auth_tests::{
@@ -219,11 +219,11 @@ async fn keys_on_their_way_out_are_said_to_be() {
     let records = [soon, late, both, record("legacy", legacy_hash(LEGACY))];
     let answer = async |policy, notices, key: &str| {
         let verifier = verifier(&records).with_policy(Policy::default().legacy(policy));
-        let app = app(ApiKeyLayer::new(Arc::new(verifier)).notices(notices));
+        let app = app(ApiKeyLayer::new(Arc::new(verifier)).notice(notices));
         get_from(&app, "/", &[("x-api-key", key)]).await
     };
     let notice = async |policy, key: &str| {
-        let answer = answer(policy, Notices::default(), key).await;
+        let answer = answer(policy, ApiKeyNotice::default(), key).await;
         assert_eq!((answer.header("deprecation"), answer.header("sunset")), ("", ""));
         answer.header("api-key-notice").to_owned()
     };
@@ -236,7 +236,7 @@ async fn keys_on_their_way_out_are_said_to_be() {
     let both = "legacy;until=@1800086400, expires;until=@1800086400";
     assert_eq!(notice(until, &key(3)).await, both);
 
-    let standard = Notices::default().deprecated_since(noon() - day);
+    let standard = ApiKeyNotice::default().deprecated_since(noon() - day);
     let answered = answer(until, standard.clone(), LEGACY).await;
     assert_eq!(answered.header("deprecation"), "@1799913600");
     assert_eq!(answered.header("sunset"), "Fri, 22 Jan 2027 08:00:00 GMT");
@@ -246,7 +246,7 @@ async fn keys_on_their_way_out_are_said_to_be() {
     let far = LegacyPolicy::AcceptUntil(noon() + 20_000 * 366 * day);
     let answered = answer(far, standard.clone().expires_within(Duration::MAX), LEGACY).await;
     assert_eq!(answered.header("sunset"), "Fri, 31 Dec 9999 23:59:59 GMT");
-    let never = Notices::default().expires_within(Duration::ZERO);
+    let never = ApiKeyNotice::default().expires_within(Duration::ZERO);
     assert_eq!(answer(until, never, &key(1)).await.header("api-key-notice"), "");
 }
 

@@ -29,7 +29,7 @@ async fn no_key_is_a_challenge_without_an_error() {
     let answer = get_from(&named, "/", &[]).await;
     assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"lexikon\"");
     for realm in ["a\"b", "a\\b", "a\nb", "ä"] {
-        assert_eq!(layer().realm(realm).unwrap_err(), InvalidRealm);
+        let InvalidRealm { .. } = layer().realm(realm).unwrap_err();
     }
 }
 
@@ -142,7 +142,7 @@ async fn a_store_that_cannot_answer_is_no_refusal() {
 
 #[tokio::test]
 async fn bodies_of_denials_can_be_replaced_everywhere() {
-    let layer = layer().answer_with(|denial, response| {
+    let layer = layer().respond_with(|denial, response| {
         response.map(|()| format!(r#"{{"detail":"{}"}}"#, denial.detail()).into())
     });
     let app = app(layer);

@@ -24,7 +24,7 @@ async fn client() -> HealthClient<Channel> {
     let mut writer = record("writer", hmac_hash(SECRETS[0], TAGGED));
     writer.scopes = "write".into();
     let store = store(&[writer, record("reader", hmac_hash(SECRETS[0], UNTAGGED))]);
-    let layer = ApiKeyLayer::new(Arc::new(verifier(store))).answer_with(grpc_status);
+    let layer = ApiKeyLayer::new(Arc::new(verifier(store))).respond_with(grpc_status);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (_, health) = tonic_health::server::health_reporter();

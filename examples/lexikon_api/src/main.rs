@@ -30,7 +30,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRef};
 use axum::http::header::{self, HeaderValue};
 use axum::routing::{delete, get};
 use axum::{Router, middleware};
-use lexikon_auth::http::{ApiKeyLayer, Notices, Throttle};
+use lexikon_auth::http::{ApiKeyLayer, ApiKeyNotice, Throttle};
 use lexikon_auth::{KeyManager, Verifier};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -117,8 +117,8 @@ fn router(app: App, config: &Config) -> Router {
     let layer = ApiKeyLayer::new(app.verifier.clone())
         .realm("lexikon")
         .expect("a plain word")
-        .answer_with(answer::detail)
-        .notices(Notices::default())
+        .respond_with(answer::detail)
+        .notice(ApiKeyNotice::default())
         .throttle(throttle);
 
     let protected = Router::new()

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::store::Change;
-use crate::telemetry::{Counter, Gauge, Tally, table};
+use crate::telemetry::{Counter, Gauge, ReadableCounter, metric};
 
 /// What has happened in a [`CachedStore`](crate::store::CachedStore) since it was made, and what it holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,28 +36,28 @@ pub struct CacheCounts {
 pub(super) struct Counters {
     pub(super) hits: Hits,
     pub(super) unknown_hits: Hits,
-    pub(super) misses: Tally,
-    pub(super) loads: Tally,
-    pub(super) evictions: Tally,
-    pub(super) unknown_evictions: Tally,
-    keys: Tally,
-    owners: Tally,
-    added: Tally,
-    all: Tally,
+    pub(super) misses: ReadableCounter,
+    pub(super) loads: ReadableCounter,
+    pub(super) evictions: ReadableCounter,
+    pub(super) unknown_evictions: ReadableCounter,
+    keys: ReadableCounter,
+    owners: ReadableCounter,
+    added: ReadableCounter,
+    all: ReadableCounter,
 }
 
 impl Counters {
     pub(super) fn new() -> Self {
-        let tally = |metric, labels: &[_]| Tally::new(Counter::new(metric, labels));
-        let of_kind = |metric, kind| tally(metric, &[("kind", kind)]);
-        let told_of = |change| tally(&table::CACHE_INVALIDATIONS, &[("change", change)]);
+        let of_kind = |metric, kind| ReadableCounter::new(metric, &[("kind", kind)]);
+        let told_of =
+            |change| ReadableCounter::new(&metric::CACHE_INVALIDATIONS, &[("change", change)]);
         Self {
             hits: Hits::new("known"),
             unknown_hits: Hits::new("unknown"),
-            misses: tally(&table::CACHE_MISSES, &[]),
-            loads: tally(&table::CACHE_LOADS, &[]),
-            evictions: of_kind(&table::CACHE_EVICTIONS, "known"),
-            unknown_evictions: of_kind(&table::CACHE_EVICTIONS, "unknown"),
+            misses: ReadableCounter::new(&metric::CACHE_MISSES, &[]),
+            loads: ReadableCounter::new(&metric::CACHE_LOADS, &[]),
+            evictions: of_kind(&metric::CACHE_EVICTIONS, "known"),
+            unknown_evictions: of_kind(&metric::CACHE_EVICTIONS, "unknown"),
             keys: told_of("key"),
             owners: told_of("owner"),
             added: told_of("added"),
@@ -85,7 +85,7 @@ impl Counters {
             loads: self.loads.read(),
             evictions: self.evictions.read(),
             unknown_evictions: self.unknown_evictions.read(),
-            invalidations: told_of.map(Tally::read).iter().sum(),
+            invalidations: told_of.map(ReadableCounter::read).iter().sum(),
             ..CacheCounts::default()
         }
     }
@@ -114,7 +114,7 @@ struct Lane(AtomicU64);
 
 impl Hits {
     fn new(kind: &'static str) -> Self {
-        let exported = Counter::new(&table::CACHE_HITS, &[("kind", kind)]);
+        let exported = Counter::new(&metric::CACHE_HITS, &[("kind", kind)]);
         Self { lanes: Default::default(), exported }
     }
 
@@ -138,7 +138,7 @@ pub(super) struct Size {
 impl Size {
     pub(super) fn of(kind: &'static str) -> Self {
         let gauge = |metric| Gauge::new(metric, &[("kind", kind)]);
-        Self { entries: gauge(&table::CACHE_ENTRIES), bytes: gauge(&table::CACHE_BYTES) }
+        Self { entries: gauge(&metric::CACHE_ENTRIES), bytes: gauge(&metric::CACHE_BYTES) }
     }
 
     pub(super) fn set(&self, entries: impl FnOnce() -> usize, bytes: impl FnOnce() -> u64) {

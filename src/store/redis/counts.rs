@@ -1,6 +1,6 @@
 //! What a tier in Redis counts.
 
-use crate::telemetry::{Counter, Histogram, Tally, table};
+use crate::telemetry::{Histogram, ReadableCounter, metric};
 
 /// What has happened in a [`RedisStore`](crate::store::RedisStore) since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,30 +24,29 @@ pub struct RedisCounts {
 }
 
 pub(super) struct Counters {
-    pub(super) hits: Tally,
-    pub(super) misses: Tally,
-    pub(super) bypassed: Tally,
-    pub(super) rejected: Tally,
-    pub(super) stale: Tally,
-    pub(super) oversized: Tally,
-    pub(super) unwritten: Tally,
+    pub(super) hits: ReadableCounter,
+    pub(super) misses: ReadableCounter,
+    pub(super) bypassed: ReadableCounter,
+    pub(super) rejected: ReadableCounter,
+    pub(super) stale: ReadableCounter,
+    pub(super) oversized: ReadableCounter,
+    pub(super) unwritten: ReadableCounter,
     pub(super) scan_duration: Histogram,
 }
 
 impl Counters {
     pub(super) fn new() -> Self {
-        let tally = |metric| Tally::new(Counter::new(metric, &[]));
         let rejections =
-            |reason| Tally::new(Counter::new(&table::REDIS_REJECTIONS, &[("reason", reason)]));
+            |reason| ReadableCounter::new(&metric::REDIS_REJECTIONS, &[("reason", reason)]);
         Self {
-            hits: tally(&table::REDIS_HITS),
-            misses: tally(&table::REDIS_MISSES),
-            bypassed: tally(&table::REDIS_BYPASSED),
+            hits: ReadableCounter::new(&metric::REDIS_HITS, &[]),
+            misses: ReadableCounter::new(&metric::REDIS_MISSES, &[]),
+            bypassed: ReadableCounter::new(&metric::REDIS_BYPASSED, &[]),
             rejected: rejections("tampered"),
             stale: rejections("stale"),
             oversized: rejections("oversized"),
             unwritten: rejections("unwritten"),
-            scan_duration: Histogram::new(&table::REDIS_SCAN_DURATION, &[]),
+            scan_duration: Histogram::new(&metric::REDIS_SCAN_DURATION, &[]),
         }
     }
 

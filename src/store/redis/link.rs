@@ -18,7 +18,7 @@ use super::entry::{Generation, Run, ServerTime};
 use super::script::Scripts;
 use super::server::examine;
 use crate::store::Change;
-use crate::telemetry::{Gauge, table};
+use crate::telemetry::{Gauge, metric};
 use crate::util::lock::{lock, read, write};
 
 /// How often the server is examined, and how long it is left alone after a fault; twice as long after
@@ -94,7 +94,7 @@ impl Link {
             followed_until: AtomicU64::new(UNLIMITED),
             examined_until: AtomicU64::new(0),
             logged: Mutex::new(None),
-            gauge: Gauge::new(&table::REDIS_STATE, &[]),
+            gauge: Gauge::new(&metric::REDIS_STATE, &[]),
         });
         if let Err(error) = link.connect().await {
             link.log(&error);

@@ -1,13 +1,15 @@
-//! What a verifier reports.
+//! Outcomes and times of verifications.
 
 use std::time::SystemTime;
 
-use super::{Counter, Histogram, Stopwatch, security, table};
+use super::instruments::{Counter, Histogram, Stopwatch};
+use super::{metric, security};
 use crate::crypto::hash::{HashFormat, Match};
 use crate::error::{Refusal, VerifyError};
 use crate::record::KeyRecord;
 
-pub(crate) struct Verifications {
+/// Counts and times the verifications of one verifier.
+pub(crate) struct VerifierMetrics {
     hmac_sha256: Counter,
     sha256: Counter,
     under_retired_secret: Counter,
@@ -34,20 +36,20 @@ struct Durations {
     unavailable: Histogram,
 }
 
-impl Verifications {
+impl VerifierMetrics {
     pub(crate) fn new() -> Self {
         let counter = |outcome, format, reason| {
             let labels = [("outcome", outcome), ("format", format), ("reason", reason)];
-            Counter::new(&table::VERIFICATIONS, &labels)
+            Counter::new(&metric::VERIFICATIONS, &labels)
         };
         let refused = |reason| counter("refused", "none", reason);
         let duration =
-            |outcome| Histogram::new(&table::VERIFICATION_DURATION, &[("outcome", outcome)]);
+            |outcome| Histogram::new(&metric::VERIFICATION_DURATION, &[("outcome", outcome)]);
         Self {
             hmac_sha256: counter("accepted", HashFormat::HmacSha256.as_str(), "none"),
             sha256: counter("accepted", HashFormat::Sha256.as_str(), "none"),
-            under_retired_secret: Counter::new(&table::RETIRED_SECRET, &[]),
-            shadow_refused: Counter::new(&table::SHADOW_REFUSALS, &[]),
+            under_retired_secret: Counter::new(&metric::RETIRED_SECRET, &[]),
+            shadow_refused: Counter::new(&metric::SHADOW_REFUSALS, &[]),
             refused: Refused {
                 malformed: refused("malformed"),
                 forged_tag: refused("forged_tag"),

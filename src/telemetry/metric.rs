@@ -1,5 +1,5 @@
-//! All metrics by name and meaning. Their unit is what the name ends in, `seconds` or `bytes`; all
-//! others count. What is here and what docs/telemetry.md says is compared by tests/telemetry.rs.
+//! The definitions of all metrics. A name ends in its unit, `seconds` or `bytes`; all others count.
+//! The telemetry test compares them with docs/telemetry.md.
 #![allow(dead_code)] // each feature uses its part, and only `metrics` reads it
 
 pub(crate) struct Metric {

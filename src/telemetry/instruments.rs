@@ -1,6 +1,5 @@
-//! Instruments that the recorder of the `metrics` crate keeps. Each is registered once, when the value
-//! that holds it is made.
-#![allow(dead_code)] // only caches and followers have gauges
+//! The instruments, registered with the recorder of the `metrics` crate when they are made.
+#![allow(dead_code)] // each feature uses its part
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +7,10 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use super::table::Metric;
+use super::metric::Metric;
 
-/// Names and values of labels: constants, so that their number is bounded.
-type Labels<'a> = &'a [(&'static str, &'static str)];
+/// Names and values of labels: constants, so that the number of series is bounded.
+pub(crate) type Labels<'a> = &'a [(&'static str, &'static str)];
 
 impl Metric {
     fn unit(&self) -> Unit {
@@ -46,7 +45,7 @@ impl Gauge {
         Self(gauge!(metric.name, labels))
     }
 
-    /// Sets the gauge to what `value` returns; without the feature nobody asks it.
+    /// Sets the gauge to what `value` returns. Without the feature, `value` is not called.
     pub(crate) fn set(&self, value: impl FnOnce() -> f64) {
         self.0.set(value());
     }

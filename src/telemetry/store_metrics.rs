@@ -1,9 +1,10 @@
-//! What the stores in databases report of their calls.
+//! Times and failures of the calls of a store in a database.
 
-use super::{Counter, Histogram, Stopwatch, table};
+use super::instruments::{Counter, Histogram, Stopwatch};
+use super::metric;
 use crate::error::StoreError;
 
-/// The calls of a store that are measured: the methods of `KeyLookup` and `KeyStore`.
+/// A measured call: a method of `KeyLookup` or `KeyStore`.
 #[derive(Clone, Copy)]
 pub(crate) enum Operation {
     Find,
@@ -19,7 +20,7 @@ pub(crate) enum Operation {
     CountByFormat,
 }
 
-/// In the order of [`Operation`].
+/// The labels of the operations, in the order of [`Operation`].
 const NAMES: [&str; 11] = [
     "find",
     "insert",
@@ -34,21 +35,23 @@ const NAMES: [&str; 11] = [
     "count_by_format",
 ];
 
+/// Measures the calls of one store.
 #[derive(Clone)]
-pub(crate) struct Calls {
+pub(crate) struct StoreMetrics {
     durations: [Histogram; NAMES.len()],
     errors: [Counter; NAMES.len()],
 }
 
-impl Calls {
+impl StoreMetrics {
     pub(crate) fn new(store: &'static str) -> Self {
         let labels = |operation| [("store", store), ("operation", operation)];
         Self {
-            durations: NAMES.map(|name| Histogram::new(&table::STORE_DURATION, &labels(name))),
-            errors: NAMES.map(|name| Counter::new(&table::STORE_ERRORS, &labels(name))),
+            durations: NAMES.map(|name| Histogram::new(&metric::STORE_DURATION, &labels(name))),
+            errors: NAMES.map(|name| Counter::new(&metric::STORE_ERRORS, &labels(name))),
         }
     }
 
+    /// Measures how long a call takes, and counts it if it failed.
     pub(crate) async fn measure<T>(
         &self,
         operation: Operation,
@@ -64,7 +67,7 @@ impl Calls {
     }
 }
 
-/// Whether a store failed, or answered that something cannot be done.
+/// Returns whether the store itself failed. The other errors are answers of a store that works.
 fn is_failure(error: &StoreError) -> bool {
     use StoreError::{Changed, Conflict, NotFound, NotInForce, UnknownOwner, Unstorable};
     !matches!(
