@@ -171,7 +171,7 @@ impl<S: KeyLookup + 'static> KeyLookup for CachedStore<S> {
         self.store.on_feed_event(event).await;
         match &event.kind {
             FeedEventKind::Connected => self.cache.vouch_from(self.cache.now()),
-            FeedEventKind::Alive { since, until } => self.cache.vouch(*since, *until),
+            FeedEventKind::Heartbeat { since, until } => self.cache.vouch(*since, *until),
             FeedEventKind::Changed(change) => self.cache.invalidate(change.clone()),
             FeedEventKind::Lost => self.cache.vouch_from(NEVER),
         }

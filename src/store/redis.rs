@@ -195,7 +195,7 @@ impl<S: KeyLookup + 'static> KeyLookup for RedisStore<S> {
         }
         let link = &self.tier.link;
         match &event.kind {
-            FeedEventKind::Alive { until, .. } => link.follow_until(*until),
+            FeedEventKind::Heartbeat { until, .. } => link.follow_until(*until),
             FeedEventKind::Lost => link.set_unfollowed(true),
             FeedEventKind::Changed(change) => link.remember(change, false).await,
             FeedEventKind::Connected => {

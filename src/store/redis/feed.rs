@@ -11,7 +11,7 @@ use super::options::RedisOptions;
 use super::script::Scripts;
 use super::server::examine;
 use crate::error::StoreError;
-use crate::store::change::{BEAT, new_beat};
+use crate::store::change::{HEARTBEAT, new_heartbeat};
 use crate::store::{Change, ChangeFeed, FeedOrigin, Message, Subscription};
 
 /// The changes that other instances make through their [`RedisStore`](super::RedisStore).
@@ -42,7 +42,7 @@ pub struct RedisSubscription {
     options: Arc<RedisOptions>,
     scripts: Scripts,
     /// What this subscription has sent itself last.
-    beat: String,
+    heartbeat: String,
 }
 
 impl ChangeFeed for RedisFeed {
@@ -65,7 +65,7 @@ impl ChangeFeed for RedisFeed {
             publisher,
             options: self.options.clone(),
             scripts,
-            beat: String::new(),
+            heartbeat: String::new(),
         })
     }
 }
@@ -75,8 +75,8 @@ impl Subscription for RedisSubscription {
         let lost = || StoreError::Unavailable("the subscription to Redis was lost".into());
         let message: Msg = self.messages.next().await.ok_or_else(lost)?;
         Ok(match message.get_payload_bytes() {
-            beat if beat == self.beat.as_bytes() => Message::Beat,
-            beat if beat.starts_with(BEAT.as_bytes()) => Message::Other,
+            heartbeat if heartbeat == self.heartbeat.as_bytes() => Message::Heartbeat,
+            heartbeat if heartbeat.starts_with(HEARTBEAT.as_bytes()) => Message::Other,
             change => match str::from_utf8(change) {
                 Ok(change) => Message::Changed(Change::from_text(change)),
                 Err(_) => Message::Changed(Change::All),
@@ -84,11 +84,11 @@ impl Subscription for RedisSubscription {
         })
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         prove(&mut self.publisher, &self.options).await?;
-        self.beat = new_beat()?;
-        let beat = self.scripts.publish(&mut self.publisher, &self.options, &self.beat);
-        beat.await.map_err(unavailable)
+        self.heartbeat = new_heartbeat()?;
+        let heartbeat = self.scripts.publish(&mut self.publisher, &self.options, &self.heartbeat);
+        heartbeat.await.map_err(unavailable)
     }
 }
 
