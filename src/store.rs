@@ -38,7 +38,7 @@ pub(crate) mod sql;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 #[cfg(any(feature = "cache", feature = "redis"))]
-mod then_forget;
+mod write_through;
 
 #[cfg(feature = "cache")]
 pub use cached::{CacheCounts, CacheOptions, CachedStore};

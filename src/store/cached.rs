@@ -1,8 +1,8 @@
 //! The in-process cache.
 
-mod copies;
+mod entries;
 mod counts;
-mod flight;
+mod loading;
 mod log;
 
 use std::fmt;
@@ -10,10 +10,10 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::copies::{Copies, InvalidateOnDrop, NEVER};
+use self::entries::{Copies, InvalidateOnDrop, NEVER};
 pub use self::counts::CacheCounts;
-use self::flight::Answer;
-use super::then_forget::{Outcome, then_forget};
+use self::loading::Answer;
+use super::write_through::{Outcome, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FormatCounts, HashChange, KeyLookup, KeyStore};
 use super::{Page, SharedCache, Usage};
 use crate::crypto::hash::Candidates;

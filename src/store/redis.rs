@@ -27,7 +27,7 @@ use self::link::{Link, Unfinished};
 pub use self::options::RedisOptions;
 use self::registration::Registration;
 use self::tier::{Fetched, Tier};
-use super::then_forget::{Outcome, then_forget};
+use super::write_through::{Outcome, then_forget};
 use super::{Change, FeedEvent, FeedEventKind, FeedOrigin, FormatCounts, HashChange, KeyLookup};
 use super::{KeyStore, Page, SharedCache, Usage};
 use crate::crypto::hash::Candidates;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::flight::Reading;
+use super::loading::Reading;
 use crate::store::Change;
 
 /// Changes that are remembered. A load that takes longer than so many is not trusted.

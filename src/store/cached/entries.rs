@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::CacheOptions;
 use super::counts::{CacheCounts, Counters, Size};
-use super::flight::{Flight, Reading};
+use super::loading::{Flight, Reading};
 use super::log::{ChangeLog, Position};
 use crate::crypto::hash::KeyHash;
 use crate::id::{KeyId, OwnerId};

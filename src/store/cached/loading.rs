@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::{FutureExt, Shared, WeakShared, ready};
 
 use super::CachedStore;
-use super::copies::Copies;
+use super::entries::Copies;
 use super::log::Position;
 use crate::crypto::hash::{Candidates, KeyHash};
 use crate::error::StoreError;
