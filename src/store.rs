@@ -26,6 +26,8 @@ use crate::record::{KeyRecord, KeyUpdate};
 mod cached;
 pub(crate) mod change;
 mod dyn_store;
+#[cfg(any(feature = "cache", feature = "redis"))]
+mod freshness;
 mod memory;
 mod policy_source;
 #[cfg(feature = "postgres")]

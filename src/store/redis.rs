@@ -13,9 +13,7 @@ mod server;
 mod tier;
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use redis::Client;
 
@@ -27,16 +25,13 @@ use self::link::{Link, Unfinished};
 pub use self::options::RedisOptions;
 use self::registration::Registration;
 use self::tier::{Fetched, Tier};
-use super::write_through::{Outcome, then_forget};
-use super::{Change, FeedEvent, FeedEventKind, FeedOrigin, FormatCounts, HashChange, KeyLookup};
-use super::{KeyStore, Page, SharedCache, Usage};
+use super::write_through::{Invalidate, impl_key_store};
+use super::{Change, FeedEvent, FeedOrigin, KeyLookup, SharedCache};
 use crate::crypto::hash::Candidates;
 use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::StoreError;
-use crate::id::{KeyId, OwnerId};
+use crate::id::OwnerId;
 use crate::record::KeyRecord;
-use crate::record::KeyUpdate;
-use crate::util::run_to_end::run_to_end;
 
 /// A second level of cache in Redis over any store, shared by all instances with the same server
 /// secret. Clones share its connection. Put a [`CachedStore`](crate::store::CachedStore) on top.
@@ -189,20 +184,9 @@ impl<S: KeyLookup + 'static> KeyLookup for RedisStore<S> {
 
     async fn on_feed_event(&self, event: &FeedEvent) {
         self.store.on_feed_event(event).await;
-        if event.origin == FeedOrigin::SharedCache {
-            // Whoever reported it there has told Redis in the same step.
-            return;
-        }
-        let link = &self.tier.link;
-        match &event.kind {
-            FeedEventKind::Heartbeat { until, .. } => link.follow_until(*until),
-            FeedEventKind::Lost => link.set_unfollowed(true),
-            FeedEventKind::Changed(change) => link.remember(change, false).await,
-            FeedEventKind::Connected => {
-                // Nobody may have been listening when the entries that are there became old.
-                link.remember(&Change::All, false).await;
-                link.set_unfollowed(false);
-            }
+        // Whoever publishes a change in Redis has remembered it there in the same step.
+        if event.origin == FeedOrigin::Database {
+            self.tier.link.on_feed_event(&event.kind).await;
         }
     }
 
@@ -211,115 +195,23 @@ impl<S: KeyLookup + 'static> KeyLookup for RedisStore<S> {
     }
 }
 
-impl<S: KeyStore + 'static> RedisStore<S> {
-    /// Runs a write to its end. What it changes is remembered before: an instance that dies on the way
-    /// leaves no entry in trust that was read before the write began. And after it.
-    async fn write<T: Outcome + Send + 'static, W>(
-        &self,
-        changes: impl Into<Vec<Change>>,
-        write: impl FnOnce(Arc<S>) -> W,
-    ) -> Result<T, StoreError>
-    where
-        W: Future<Output = Result<T, StoreError>> + Send + 'static,
-    {
-        // In a box of its own: the futures of databases are large, and are moved several times here.
-        let write = Box::pin(write(self.store.clone()));
-        let (link, changes) = (self.tier.link.clone(), Arc::new(changes.into()));
-        run_to_end(async move {
-            // For everything, once is enough: no key loses its life by being marked as expired.
-            for change in changes.iter().filter(|change| **change != Change::All) {
-                link.remember(change, false).await;
-            }
-            let unfinished = Unfinished { link: link.clone(), changes: changes.to_vec() };
-            let write = async move {
-                let done = write.await;
-                unfinished.disarm();
-                done
-            };
-            then_forget(write, move || {
-                let (link, changes) = (link.clone(), changes.clone());
-                async move {
-                    for change in changes.iter() {
-                        link.remember(change, true).await;
-                    }
-                }
-            })
-            .await
-        })
-        .await
+impl Invalidate for Arc<Link> {
+    async fn before_write(&self, changes: &[Change]) {
+        // For everything, once is enough: no key loses its life by being marked as expired.
+        for change in changes.iter().filter(|change| **change != Change::All) {
+            self.remember(change, false).await;
+        }
+    }
+
+    async fn invalidate(&self, changes: &[Change]) {
+        for change in changes {
+            self.remember(change, true).await;
+        }
+    }
+
+    fn invalidate_abandoned(&self, changes: &[Change]) {
+        drop(Unfinished { link: self.clone(), changes: changes.to_vec() });
     }
 }
 
-impl<S: KeyStore + 'static> KeyStore for RedisStore<S> {
-    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        let record = record.clone();
-        self.write([Change::Added], |store| async move { store.insert(&record).await }).await
-    }
-
-    async fn find_by_id(&self, id: &KeyId) -> Answer {
-        self.store.find_by_id(id).await
-    }
-
-    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
-        self.store.list(owner, page).await
-    }
-
-    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
-        let (id, update) = (id.clone(), update.clone());
-        let changes = [Change::Key(id.clone())];
-        self.write(changes, |store| async move { store.update(&id, &update).await }).await
-    }
-
-    async fn revoke(
-        &self,
-        id: &KeyId,
-        at: SystemTime,
-        reason: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let (id, reason) = (id.clone(), reason.map(str::to_owned));
-        let changes = [Change::Key(id.clone())];
-        self.write(changes, |store| async move { store.revoke(&id, at, reason.as_deref()).await })
-            .await
-    }
-
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
-        let (old, successor) = (old.clone(), successor.clone());
-        let changes = [Change::Key(old.id.clone()), Change::Added];
-        self.write(changes, |store| async move {
-            store.rotate(&old, now, old_expires_at, &successor).await
-        })
-        .await
-    }
-
-    async fn expiry_before_deprecation(
-        &self,
-        id: &KeyId,
-    ) -> Result<Option<Option<SystemTime>>, StoreError> {
-        self.store.expiry_before_deprecation(id).await
-    }
-
-    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-        self.write([Change::All], |store| async move { store.expire(now).await }).await
-    }
-
-    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
-        // No decision depends on it.
-        self.store.record_usage(batch).await
-    }
-
-    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let change = change.clone();
-        let changes = [Change::Key(change.id.clone()), Change::Added];
-        self.write(changes, |store| async move { store.replace_hash(&change).await }).await
-    }
-
-    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
-        self.store.count_by_format().await
-    }
-}
+impl_key_store!(RedisStore, tier.link);

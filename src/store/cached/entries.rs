@@ -1,135 +1,73 @@
-//! What the cache holds, when an entry is too old, and what each change takes out.
+//! The entries of the cache: which of them still count, and which an invalidation removes.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
-use tokio::time::Instant;
+use quick_cache::{DefaultHashBuilder, OptionsBuilder};
 
-use super::CacheOptions;
 use super::counts::{CacheCounts, Counters, Size};
-use super::loading::{Flight, Reading};
-use super::log::{ChangeLog, Position};
+use super::entry::{Entry, Evicted, TYPICAL_ENTRY, UNKNOWN_ENTRY, Validity, Weight};
+use super::index::Index;
+use super::log::{ChangeLog, Loaded, Position};
+use super::options::CacheOptions;
 use crate::crypto::hash::KeyHash;
-use crate::id::{KeyId, OwnerId};
 use crate::record::KeyRecord;
-use crate::store::Change;
+use crate::store::change::Change;
+use crate::store::freshness::{Freshness, Nanoseconds, nanoseconds};
 use crate::util::lock::lock;
 
 #[cfg(test)]
 mod tests;
 
-/// Nanoseconds since the cache was made, by a clock that is never set.
-pub(super) type Nanoseconds = u64;
-/// Instead of a time: no follower is connected.
-pub(super) const NEVER: Nanoseconds = Nanoseconds::MAX;
-
-/// When an answer was read, and when it is too old whatever happens.
-#[derive(Clone, Copy, Debug)]
-struct Age {
-    read_at: Nanoseconds,
-    until: Nanoseconds,
-}
-
-#[derive(Clone)]
-struct Kept {
-    record: Arc<KeyRecord>,
-    age: Age,
-}
-
-/// What is kept, under what the candidates of a presented key amount to.
-pub(super) struct Copies {
+/// Answers to look-ups. The cache key is the [identity](crate::crypto::Candidates) of the candidates.
+pub(super) struct Entries {
     pub(super) options: CacheOptions,
-    start: Instant,
-    known: Cache<KeyHash, Kept, Weight, DefaultHashBuilder, Evicted>,
-    unknown: Cache<KeyHash, Age, Weight, DefaultHashBuilder, Evicted>,
-    /// Answers read since then are good until a change is reported,
-    vouched_since: AtomicU64,
-    /// and no later than this: by then there may be nobody left to report one.
-    vouched_until: AtomicU64,
-    ledger: Mutex<Ledger>,
-    pub(super) flights: Mutex<HashMap<KeyHash, Flight>>,
+    pub(super) freshness: Freshness,
     pub(super) counters: Counters,
+    known: Cache<KeyHash, Entry, Weight, DefaultHashBuilder, Evicted>,
+    unknown: Cache<KeyHash, Validity, Weight, DefaultHashBuilder, Evicted>,
+    state: Mutex<State>,
     known_size: Size,
     unknown_size: Size,
 }
 
-/// What has to change together with the cache.
+/// What changes together with the entries, under one lock.
 #[derive(Default)]
-pub(super) struct Ledger {
-    pub(super) changes: ChangeLog,
-    by_id: HashMap<KeyId, KeyHash>,
-    /// Ordered, so that the entries of an owner lie together, and one leaves a million as fast as ten.
-    by_owner: BTreeSet<(OwnerId, [u8; 32])>,
-    /// Questions whose answer a row that is added could change.
-    provisional: HashSet<KeyHash>,
+struct State {
+    changes: ChangeLog,
+    index: Index,
 }
 
-impl Ledger {
-    /// Notes an entry, and returns the question that its key has been kept under so far.
-    fn enter(&mut self, question: KeyHash, record: &KeyRecord, is_final: bool) -> Option<KeyHash> {
-        self.by_owner.insert((record.owner.clone(), *question.as_bytes()));
-        if !is_final {
-            self.provisional.insert(question);
-        }
-        self.by_id.insert(record.id.clone(), question)
-    }
-
-    /// Strikes off an entry that has left the cache.
-    fn strike(&mut self, question: &KeyHash, record: &KeyRecord) {
-        if self.by_id.get(&record.id) == Some(question) {
-            self.by_id.remove(&record.id);
-        }
-        self.by_owner.remove(&(record.owner.clone(), *question.as_bytes()));
-        self.provisional.remove(question);
-    }
-
-    /// The entries of an owner.
-    fn of_owner(&self, owner: &OwnerId) -> Vec<KeyHash> {
-        let (first, last) = ((owner.clone(), [0; 32]), (owner.clone(), [u8::MAX; 32]));
-        let entries = self.by_owner.range(first..=last);
-        entries.map(|(_, question)| KeyHash::from_bytes(*question)).collect()
-    }
-}
-
-impl Copies {
+impl Entries {
     pub(super) fn new(options: CacheOptions) -> Self {
         let cache = |bytes: u64, entries: u64, typical: u64| {
-            let weight = Weight { least: bytes.div_ceil(entries) };
+            let weight = Weight { minimum: bytes.div_ceil(entries) };
             let mut builder = OptionsBuilder::new();
             let expected = (bytes / typical).min(entries).max(1);
             builder.estimated_items_capacity(expected as usize).weight_capacity(bytes);
             (builder.build().expect("both are given"), weight)
         };
-        let (known, weight) = cache(options.max_bytes, options.max_entries, TYPICAL);
+        let (known, weight) = cache(options.max_bytes, options.max_entries, TYPICAL_ENTRY);
         let known = Cache::with_options(known, weight, DefaultHashBuilder::default(), Evicted);
-        let (unknown, weight) = cache(options.max_unknown_bytes, u64::MAX, UNKNOWN);
+        let (unknown, weight) = cache(options.max_unknown_bytes, u64::MAX, UNKNOWN_ENTRY);
         let unknown = Cache::with_options(unknown, weight, DefaultHashBuilder::default(), Evicted);
         Self {
             options,
-            start: Instant::now(),
+            freshness: Freshness::from_connection(),
+            counters: Counters::new(),
             known,
             unknown,
-            vouched_since: AtomicU64::new(NEVER),
-            vouched_until: AtomicU64::new(0),
-            ledger: Mutex::default(),
-            flights: Mutex::default(),
-            counters: Counters::new(),
+            state: Mutex::default(),
             known_size: Size::of("known"),
             unknown_size: Size::of("unknown"),
         }
     }
 
-    pub(super) fn now(&self) -> Nanoseconds {
-        nanoseconds(self.start.elapsed())
-    }
-
-    /// The answer to a look-up, while it is known for sure.
-    pub(super) fn recall(&self, question: &KeyHash) -> Option<Option<Arc<KeyRecord>>> {
-        let answer = self.answer(question);
+    /// Returns the answer to a look-up if there is a fresh one, and counts a hit.
+    pub(super) fn get(&self, cache_key: &KeyHash) -> Option<Option<Arc<KeyRecord>>> {
+        let answer = self.peek(cache_key);
         match &answer {
             Some(Some(_)) => self.counters.hits.add(),
             Some(None) => self.counters.unknown_hits.add(),
@@ -138,28 +76,114 @@ impl Copies {
         answer
     }
 
-    /// The same, without counting a look-up.
-    pub(super) fn answer(&self, question: &KeyHash) -> Option<Option<Arc<KeyRecord>>> {
+    /// Does the same without counting.
+    pub(super) fn peek(&self, cache_key: &KeyHash) -> Option<Option<Arc<KeyRecord>>> {
         let now = self.now();
-        if let Some(kept) = self.known.get(question)
-            && self.is_good(kept.age, now)
+        if let Some(entry) = self.known.get(cache_key)
+            && self.is_fresh(entry.validity, now)
         {
-            return Some(Some(kept.record));
+            return Some(Some(entry.record));
         }
-        let age = self.unknown.get(question)?;
-        self.is_good(age, now).then_some(None)
+        let validity = self.unknown.get(cache_key)?;
+        self.is_fresh(validity, now).then_some(None)
     }
 
-    fn is_good(&self, age: Age, now: Nanoseconds) -> bool {
-        let since = self.vouched_since.load(Ordering::Acquire);
-        if since != NEVER && now < self.vouched_until.load(Ordering::Acquire) {
-            return age.read_at >= since && now < age.until;
+    fn is_fresh(&self, Validity { read_at, expires_at }: Validity, now: Nanoseconds) -> bool {
+        if let Some(since) = self.freshness.since(now) {
+            return read_at >= since && now < expires_at;
         }
-        let unfollowed = age.read_at.saturating_add(nanoseconds(self.options.max_age_unfollowed));
-        now < age.until.min(unfollowed)
+        let unfollowed = read_at.saturating_add(nanoseconds(self.options.max_age_unfollowed));
+        now < expires_at.min(unfollowed)
     }
 
-    /// Bytes that the records take, as the bound counts them.
+    pub(super) fn now(&self) -> Nanoseconds {
+        self.freshness.now()
+    }
+
+    /// Returns how many changes there have been.
+    pub(super) fn position(&self) -> Position {
+        self.state().changes.end()
+    }
+
+    /// Returns whether one of these changes affects an answer.
+    pub(super) fn is_outdated(&self, loaded: &Loaded, changes: Range<Position>) -> bool {
+        self.state().changes.affects(changes, loaded)
+    }
+
+    /// Inserts an answer, unless a change since its load began affects it.
+    pub(super) fn insert(
+        &self,
+        cache_key: KeyHash,
+        loaded: &Loaded,
+        started_at: Position,
+        read_at: Nanoseconds,
+    ) {
+        let mut state = self.state();
+        if state.changes.affects(started_at..state.changes.end(), loaded) {
+            return;
+        }
+        self.remove(&mut state.index, &cache_key);
+        let mut expires_at = read_at.saturating_add(nanoseconds(self.options.max_age));
+        let Some(record) = &loaded.record else {
+            let mut evicted = Vec::new();
+            let validity = Validity { read_at, expires_at };
+            self.unknown.insert_with_lifecycle(cache_key, validity, &mut evicted);
+            self.counters.unknown_evictions.add(evicted.len() as u64);
+            return self.report_size();
+        };
+        // At its expiry a key is looked up once more: it may have been prolonged.
+        if let Some(date) = record.expires_at
+            && let Ok(left) = date.duration_since(SystemTime::now())
+        {
+            expires_at = expires_at.min(self.now().saturating_add(nanoseconds(left)));
+        }
+        if let Some(other) = state.index.insert(cache_key, record, loaded.is_final) {
+            // Loaded with another ring of secrets. The index by id has room for one entry of each key.
+            self.remove(&mut state.index, &other);
+        }
+        let entry = Entry { record: record.clone(), validity: Validity { read_at, expires_at } };
+        let mut evicted = Vec::new();
+        self.known.insert_with_lifecycle(cache_key, entry, &mut evicted);
+        self.counters.evictions.add(evicted.len() as u64);
+        self.report_size();
+        for (cache_key, entry) in evicted {
+            state.index.remove(&cache_key, &entry.record);
+        }
+    }
+
+    /// Removes the entries that a change affects, and has loads that are under way notice it.
+    pub(super) fn invalidate(&self, change: Change) {
+        let mut state = self.state();
+        let affected = match &change {
+            Change::Key(id) => state.index.of_key(id),
+            Change::Owner(owner) => state.index.of_owner(owner),
+            Change::Added => {
+                self.unknown.clear();
+                state.index.provisional()
+            }
+            Change::All => {
+                self.unknown.clear();
+                self.known.clear();
+                state.index.clear();
+                Vec::new()
+            }
+        };
+        for cache_key in affected {
+            self.remove(&mut state.index, &cache_key);
+        }
+        self.counters.invalidated(&change);
+        self.report_size();
+        state.changes.push(change);
+    }
+
+    fn remove(&self, index: &mut Index, cache_key: &KeyHash) {
+        self.unknown.remove(cache_key);
+        if let Some((_, entry)) = self.known.remove(cache_key) {
+            index.remove(cache_key, &entry.record);
+        }
+    }
+
+    /// Returns the bytes that the records take, as the bound counts them.
     pub(super) fn bytes(&self) -> u64 {
         self.known.weight()
     }
@@ -179,176 +203,7 @@ impl Copies {
         self.unknown_size.set(|| self.unknown.len(), || self.unknown.weight());
     }
 
-    pub(super) fn vouch_from(&self, time: Nanoseconds) {
-        self.vouched_since.store(time, Ordering::Release);
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
-
-    /// Notes that every change since `since` has been reported, and will be until `until`: also after
-    /// somebody whose word no longer counts has said that a feed was lost.
-    pub(super) fn vouch(&self, since: std::time::Instant, until: std::time::Instant) {
-        let nanoseconds =
-            |time| nanoseconds(Instant::from_std(time).saturating_duration_since(self.start));
-        self.vouched_until.store(nanoseconds(until), Ordering::Release);
-        self.vouch_from(nanoseconds(since));
-    }
-
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.ledger)
-    }
-
-    /// Keeps an answer, unless a change since its read began concerns it.
-    pub(super) fn keep(
-        &self,
-        question: KeyHash,
-        started_at: Position,
-        read_at: Nanoseconds,
-        reading: &Reading,
-    ) {
-        let mut ledger = self.ledger();
-        if ledger.changes.concerns(started_at, ledger.changes.position(), reading) {
-            return;
-        }
-        self.forget(&mut ledger, &question);
-        let mut until = read_at.saturating_add(nanoseconds(self.options.max_age));
-        let Some(record) = &reading.record else {
-            let mut evicted = Vec::new();
-            let age = Age { read_at, until };
-            self.unknown.insert_with_lifecycle(question, age, &mut evicted);
-            self.counters.unknown_evictions.add(evicted.len() as u64);
-            return self.report_size();
-        };
-        // At its expiry a key is looked up once more: it may have been prolonged.
-        if let Some(expires_at) = record.expires_at
-            && let Ok(left) = expires_at.duration_since(SystemTime::now())
-        {
-            until = until.min(self.now().saturating_add(nanoseconds(left)));
-        }
-        if let Some(other) = ledger.enter(question, record, reading.is_final) {
-            // Asked with another ring of secrets. One entry for each key is all that is found by id.
-            self.forget(&mut ledger, &other);
-        }
-        let kept = Kept { record: record.clone(), age: Age { read_at, until } };
-        let mut evicted = Vec::new();
-        self.known.insert_with_lifecycle(question, kept, &mut evicted);
-        self.counters.evictions.add(evicted.len() as u64);
-        self.report_size();
-        for (question, kept) in evicted {
-            ledger.strike(&question, &kept.record);
-        }
-    }
-
-    fn forget(&self, ledger: &mut Ledger, question: &KeyHash) {
-        self.unknown.remove(question);
-        if let Some((_, kept)) = self.known.remove(question) {
-            ledger.strike(question, &kept.record);
-        }
-    }
-
-    pub(super) fn invalidate(&self, change: Change) {
-        let mut ledger = self.ledger();
-        match &change {
-            Change::Key(id) => {
-                if let Some(question) = ledger.by_id.get(id).copied() {
-                    self.forget(&mut ledger, &question);
-                }
-            }
-            Change::Owner(owner) => {
-                for question in ledger.of_owner(owner) {
-                    self.forget(&mut ledger, &question);
-                }
-            }
-            Change::Added => {
-                self.unknown.clear();
-                for question in std::mem::take(&mut ledger.provisional) {
-                    self.forget(&mut ledger, &question);
-                }
-            }
-            Change::All => {
-                ledger.by_id.clear();
-                ledger.by_owner.clear();
-                ledger.provisional.clear();
-                self.known.clear();
-                self.unknown.clear();
-            }
-        }
-        self.counters.invalidated(&change);
-        self.report_size();
-        ledger.changes.push(change);
-    }
-}
-
-/// Invalidates when it is dropped: a write may be given up where it panics, or its runtime ends.
-pub(super) struct InvalidateOnDrop {
-    pub(super) cache: Arc<Copies>,
-    pub(super) changes: Vec<Change>,
-}
-
-impl InvalidateOnDrop {
-    /// Leaves the changes to somebody else.
-    pub(super) fn disarm(mut self) {
-        self.changes.clear();
-    }
-}
-
-impl Drop for InvalidateOnDrop {
-    fn drop(&mut self) {
-        for change in self.changes.drain(..) {
-            self.cache.invalidate(change);
-        }
-    }
-}
-
-/// Bytes of the tables that an entry takes up: quick_cache's (its documentation gives the formula), with
-/// a ghost for every second entry, and the index by id, both half empty at worst, and the index by owner,
-/// whose nodes have at least five of eleven places taken.
-const TABLES: u64 = 448;
-/// Bytes that an unknown key takes up.
-const UNKNOWN: u64 = 192;
-/// Bytes of an entry as they usually come, to size the tables.
-const TYPICAL: u64 = 768;
-/// What the allocator adds to an allocation, and the two counters of an `Arc`.
-const ALLOCATION: u64 = 16;
-
-#[derive(Clone)]
-struct Weight {
-    /// Bounds the number of entries along with their bytes.
-    least: u64,
-}
-
-impl Weighter<KeyHash, Kept> for Weight {
-    fn weight(&self, _: &KeyHash, kept: &Kept) -> u64 {
-        let record = &*kept.record;
-        let reason = record.revocation.as_ref().map_or(0, |revocation| {
-            size_of_val(&**revocation) + revocation.reason.as_ref().map_or(0, |text| text.len())
-        });
-        let texts = record.id.allocated()
-            + record.name.len()
-            + record.owner.as_str().len()
-            + record.scopes.as_str().len();
-        let bytes = TABLES + (size_of::<KeyRecord>() + texts + reason) as u64 + 6 * ALLOCATION;
-        bytes.max(self.least)
-    }
-}
-
-impl Weighter<KeyHash, Age> for Weight {
-    fn weight(&self, _: &KeyHash, _: &Age) -> u64 {
-        UNKNOWN.max(self.least)
-    }
-}
-
-/// Reports evicted entries to whoever inserts.
-#[derive(Clone)]
-struct Evicted;
-
-impl<T> Lifecycle<KeyHash, T> for Evicted {
-    type RequestState = Vec<(KeyHash, T)>;
-
-    fn on_evict(&self, evicted: &mut Self::RequestState, question: KeyHash, entry: T) {
-        evicted.push((question, entry));
-    }
-}
-
-fn nanoseconds(duration: Duration) -> Nanoseconds {
-    // 584 years, short of `NEVER`.
-    Nanoseconds::try_from(duration.as_nanos()).unwrap_or(NEVER - 1)
 }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
@@ -17,7 +17,8 @@ use super::changes::{Missed, Told};
 use super::entry::{Generation, Run, ServerTime};
 use super::script::Scripts;
 use super::server::examine;
-use crate::store::Change;
+use crate::store::change::{Change, FeedEventKind};
+use crate::store::freshness::{Freshness, nanoseconds};
 use crate::telemetry::{Gauge, table};
 use crate::util::lock::{lock, read, write};
 
@@ -30,9 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const TRUSTED: Duration = Duration::from_secs(3);
 /// How long it is left alone at most while there are changes that it has to be told of.
 const SHORT_PAUSE: Duration = Duration::from_secs(2);
-
-/// Instead of a time: no feed has been followed.
-const UNLIMITED: u64 = u64::MAX;
 
 pub(super) struct Link {
     pub(super) options: RedisOptions,
@@ -49,13 +47,9 @@ pub(super) struct Link {
     is_distrusted: AtomicBool,
     /// Many rows are being changed, or that was interrupted.
     is_changing: AtomicBool,
-    /// A follower has lost its feed, so changes made elsewhere may not be remembered either.
-    is_unfollowed: AtomicBool,
-    start: Instant,
-    /// When a feed that has been followed counts as lost though nobody has said so, in nanoseconds
-    /// since the start.
-    followed_until: AtomicU64,
-    /// When the server has to have been examined again, likewise.
+    /// While a feed is lost, changes made elsewhere may not be remembered in Redis either.
+    freshness: Freshness,
+    /// When the latest examination of the server expires, in nanoseconds of `freshness`.
     examined_until: AtomicU64,
     /// The latest fault that was logged, until Redis is used again.
     logged: Mutex<Option<String>>,
@@ -89,9 +83,7 @@ impl Link {
             first_missed: Arc::default(),
             is_distrusted: AtomicBool::new(false),
             is_changing: AtomicBool::new(false),
-            is_unfollowed: AtomicBool::new(false),
-            start: Instant::now(),
-            followed_until: AtomicU64::new(UNLIMITED),
+            freshness: Freshness::until_loss(),
             examined_until: AtomicU64::new(0),
             logged: Mutex::new(None),
             gauge: Gauge::new(&table::REDIS_STATE, &[]),
@@ -114,30 +106,22 @@ impl Link {
     }
 
     fn is_bypassed(&self) -> bool {
-        let now = self.nanoseconds(Instant::now());
-        now > self.followed_until.load(Ordering::Acquire)
+        let now = self.freshness.now();
+        self.freshness.since(now).is_none()
             || now > self.examined_until.load(Ordering::Acquire)
             || self.is_distrusted.load(Ordering::Acquire)
-            || self.is_unfollowed.load(Ordering::Acquire)
     }
 
-    /// Nanoseconds since the link was made.
-    fn nanoseconds(&self, time: Instant) -> u64 {
-        time.saturating_duration_since(self.start).as_nanos() as u64
-    }
-
-    /// Sets how long the latest sign of life of the feed vouches for what Redis holds: also after a
-    /// follower that has been replaced said that its own was lost.
-    pub(super) fn follow_until(&self, time: Instant) {
-        self.followed_until.store(self.nanoseconds(time), Ordering::Release);
-        self.set_unfollowed(false);
-    }
-
-    /// Sets whether the feed of changes is lost.
-    pub(super) fn set_unfollowed(&self, is_unfollowed: bool) {
-        if self.is_unfollowed.swap(is_unfollowed, Ordering::AcqRel) != is_unfollowed {
-            self.report(&self.state());
+    /// Learns what happened to a feed of the database.
+    pub(super) async fn on_feed_event(self: &Arc<Self>, event: &FeedEventKind) {
+        match event {
+            FeedEventKind::Changed(change) => return self.remember(change, false).await,
+            // Nobody may have been listening when the entries that are there became outdated.
+            FeedEventKind::Connected => self.remember(&Change::All, false).await,
+            FeedEventKind::Heartbeat { .. } | FeedEventKind::Lost => {}
         }
+        self.freshness.on_feed_event(event);
+        self.report(&self.state());
     }
 
     /// Bypasses Redis from now on, until it answers again.
@@ -297,7 +281,7 @@ impl Link {
 
     /// Examines the server: a sign of life, which is a write.
     async fn examine(&self, connection: &mut MultiplexedConnection) -> RedisResult<Run> {
-        let until = Instant::now() + TRUSTED;
+        let until = self.freshness.now() + nanoseconds(TRUSTED);
         let run = examine(connection).await.inspect_err(|error| {
             // Marks of changes may be gone when it is of use again.
             if error.kind() == ErrorKind::Client {
@@ -305,7 +289,7 @@ impl Link {
             }
         })?;
         self.touch(connection).await?;
-        self.examined_until.store(self.nanoseconds(until), Ordering::Release);
+        self.examined_until.store(until, Ordering::Release);
         Ok(run)
     }
 
