@@ -56,13 +56,13 @@ pub const LATENCY_BUCKETS: &[f64] = &[
     0.2, 0.5, 1.0, 2.0, 5.0,
 ];
 
-/// A count that the application can read, and that is exported as well.
-pub(crate) struct Tally {
+/// A counter that the application can read, and that is exported as well.
+pub(crate) struct ReadableCounter {
     total: AtomicU64,
     exported: Counter,
 }
 
-impl Tally {
+impl ReadableCounter {
     pub(crate) fn new(exported: Counter) -> Self {
         Self { total: AtomicU64::new(0), exported }
     }

@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::id::KeyId;
 use crate::record::{ById, KeyRecord};
 use crate::store::{HashChange, KeyStore, Usage};
-use crate::telemetry::{Counter, Histogram, Stopwatch, Tally, table};
+use crate::telemetry::{Counter, Histogram, ReadableCounter, Stopwatch, table};
 use crate::util::lock::lock;
 
 /// Locks that notes are spread over, so that two verifications rarely meet on one.
@@ -45,7 +45,7 @@ pub(crate) struct WriteBehind {
     used: [Shard; SHARDS],
     hasher: RandomState,
     changes: Mutex<HashMap<KeyId, HashChange>>,
-    dropped: Tally,
+    dropped: ReadableCounter,
     telemetry: Flushes,
     #[cfg(feature = "tokio")]
     pub(crate) wake: tokio::sync::Notify,
@@ -64,7 +64,7 @@ impl WriteBehind {
             used: std::array::from_fn(|_| shard()),
             hasher: RandomState::new(),
             changes: Mutex::new(HashMap::with_capacity(CHANGES_CAPACITY)),
-            dropped: Tally::new(Counter::new(&table::DROPPED_USES, &[])),
+            dropped: ReadableCounter::new(Counter::new(&table::DROPPED_USES, &[])),
             telemetry: Flushes::new(),
             #[cfg(feature = "tokio")]
             wake: tokio::sync::Notify::new(),

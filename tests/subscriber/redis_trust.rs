@@ -372,11 +372,11 @@ async fn while_many_rows_are_changed_nothing_in_redis_is_believed() {
     let key = scene.beneath.issue("key-1").await;
     assert!(!is_revoked(&other, &key).await);
     let change = store.begin_bulk_change().await.unwrap();
-    change.mark().await.unwrap();
+    change.set_marker().await.unwrap();
     // Past every store, as a statement about many rows does.
     scene.beneath.keys.revoke(&"key-1".into(), SystemTime::now(), None).await.unwrap();
     assert!(is_revoked(&other, &key).await, "before anybody is told");
-    change.forget().await.unwrap();
+    change.invalidate().await.unwrap();
     // Killed here, it leaves its marker.
     drop(change);
     assert!(scene.redis.exists::<_, bool>("lexikon:auth:changing").unwrap());

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::store::change::Change;
-use crate::telemetry::{Counter, Gauge, Tally, table};
+use crate::telemetry::{Counter, Gauge, ReadableCounter, table};
 
 /// What has happened in a [`CachedStore`](crate::store::CachedStore) since it was made, and what it holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,26 +36,26 @@ pub struct CacheCounts {
 pub(super) struct Counters {
     pub(super) hits: Hits,
     pub(super) unknown_hits: Hits,
-    pub(super) misses: Tally,
-    pub(super) loads: Tally,
-    pub(super) evictions: Tally,
-    pub(super) unknown_evictions: Tally,
-    keys: Tally,
-    owners: Tally,
-    added: Tally,
-    all: Tally,
+    pub(super) misses: ReadableCounter,
+    pub(super) loads: ReadableCounter,
+    pub(super) evictions: ReadableCounter,
+    pub(super) unknown_evictions: ReadableCounter,
+    keys: ReadableCounter,
+    owners: ReadableCounter,
+    added: ReadableCounter,
+    all: ReadableCounter,
 }
 
 impl Counters {
     pub(super) fn new() -> Self {
-        let tally = |metric, labels: &[_]| Tally::new(Counter::new(metric, labels));
-        let of_kind = |metric, kind| tally(metric, &[("kind", kind)]);
-        let invalidations = |change| tally(&table::CACHE_INVALIDATIONS, &[("change", change)]);
+        let counter = |metric, labels: &[_]| ReadableCounter::new(Counter::new(metric, labels));
+        let of_kind = |metric, kind| counter(metric, &[("kind", kind)]);
+        let invalidations = |change| counter(&table::CACHE_INVALIDATIONS, &[("change", change)]);
         Self {
             hits: Hits::new("known"),
             unknown_hits: Hits::new("unknown"),
-            misses: tally(&table::CACHE_MISSES, &[]),
-            loads: tally(&table::CACHE_LOADS, &[]),
+            misses: counter(&table::CACHE_MISSES, &[]),
+            loads: counter(&table::CACHE_LOADS, &[]),
             evictions: of_kind(&table::CACHE_EVICTIONS, "known"),
             unknown_evictions: of_kind(&table::CACHE_EVICTIONS, "unknown"),
             keys: invalidations("key"),
@@ -85,7 +85,7 @@ impl Counters {
             loads: self.loads.read(),
             evictions: self.evictions.read(),
             unknown_evictions: self.unknown_evictions.read(),
-            invalidations: invalidations.map(Tally::read).iter().sum(),
+            invalidations: invalidations.map(ReadableCounter::read).iter().sum(),
             ..CacheCounts::default()
         }
     }

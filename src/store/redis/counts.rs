@@ -1,6 +1,6 @@
-//! What a tier in Redis counts.
+//! The counters of a cache in Redis.
 
-use crate::telemetry::{Counter, Histogram, Tally, table};
+use crate::telemetry::{Counter, Histogram, ReadableCounter, table};
 
 /// What has happened in a [`RedisStore`](crate::store::RedisStore) since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,25 +24,26 @@ pub struct RedisCounts {
 }
 
 pub(super) struct Counters {
-    pub(super) hits: Tally,
-    pub(super) misses: Tally,
-    pub(super) bypassed: Tally,
-    pub(super) rejected: Tally,
-    pub(super) stale: Tally,
-    pub(super) oversized: Tally,
-    pub(super) unwritten: Tally,
+    pub(super) hits: ReadableCounter,
+    pub(super) misses: ReadableCounter,
+    pub(super) bypassed: ReadableCounter,
+    pub(super) rejected: ReadableCounter,
+    pub(super) stale: ReadableCounter,
+    pub(super) oversized: ReadableCounter,
+    pub(super) unwritten: ReadableCounter,
     pub(super) scan_duration: Histogram,
 }
 
 impl Counters {
     pub(super) fn new() -> Self {
-        let tally = |metric| Tally::new(Counter::new(metric, &[]));
-        let rejections =
-            |reason| Tally::new(Counter::new(&table::REDIS_REJECTIONS, &[("reason", reason)]));
+        let counter = |metric| ReadableCounter::new(Counter::new(metric, &[]));
+        let rejections = |reason| {
+            ReadableCounter::new(Counter::new(&table::REDIS_REJECTIONS, &[("reason", reason)]))
+        };
         Self {
-            hits: tally(&table::REDIS_HITS),
-            misses: tally(&table::REDIS_MISSES),
-            bypassed: tally(&table::REDIS_BYPASSED),
+            hits: counter(&table::REDIS_HITS),
+            misses: counter(&table::REDIS_MISSES),
+            bypassed: counter(&table::REDIS_BYPASSED),
             rejected: rejections("tampered"),
             stale: rejections("stale"),
             oversized: rejections("oversized"),

@@ -1,20 +1,22 @@
-//! The feed of changes by Redis, for instances that share nothing else.
+//! The feed of the changes that are published in Redis, for instances that share nothing else.
 
 use std::fmt;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{Client, Msg, RedisError};
+use redis::{Client, Msg};
 
+use super::error::unavailable;
 use super::options::RedisOptions;
 use super::script::Scripts;
 use super::server::examine;
 use crate::error::StoreError;
-use crate::store::change::{HEARTBEAT, new_heartbeat};
-use crate::store::{Change, ChangeFeed, FeedOrigin, Message, Subscription};
+use crate::store::change::{
+    Change, ChangeFeed, FeedOrigin, HEARTBEAT, Message, Subscription, new_heartbeat,
+};
 
-/// The changes that other instances make through their [`RedisStore`](super::RedisStore).
+/// The changes that other instances make through their [`RedisStore`](crate::store::RedisStore).
 #[derive(Clone)]
 pub struct RedisFeed {
     client: Client,
@@ -41,7 +43,7 @@ pub struct RedisSubscription {
     publisher: MultiplexedConnection,
     options: Arc<RedisOptions>,
     scripts: Scripts,
-    /// What this subscription has sent itself last.
+    /// The latest heartbeat that this subscription has sent.
     heartbeat: String,
 }
 
@@ -92,8 +94,8 @@ impl Subscription for RedisSubscription {
     }
 }
 
-/// Proves that changes are told here. Stores leave a server alone that is of no use to them. And whoever
-/// changes many rows may be killed between a commit and what he has to tell: his marker stays.
+/// Proves that changes are published here. Stores do not publish on a server that they cannot rely on. And a
+/// process that changes many rows may be killed between a commit and its invalidation: its marker stays.
 async fn prove(
     connection: &mut MultiplexedConnection,
     options: &RedisOptions,
@@ -108,8 +110,4 @@ async fn prove(
             Err(StoreError::Unavailable(problem.into()))
         }
     }
-}
-
-pub(super) fn unavailable(error: RedisError) -> StoreError {
-    StoreError::Unavailable(error.into())
 }
