@@ -26,6 +26,8 @@ use crate::record::{KeyRecord, KeyUpdate};
 mod cached;
 pub(crate) mod change;
 mod dyn_store;
+#[cfg(any(feature = "cache", feature = "redis"))]
+mod freshness;
 mod memory;
 mod policy_source;
 #[cfg(feature = "postgres")]
@@ -38,7 +40,7 @@ pub(crate) mod sql;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 #[cfg(any(feature = "cache", feature = "redis"))]
-mod then_forget;
+mod write_through;
 
 #[cfg(feature = "cache")]
 pub use cached::{CacheCounts, CacheOptions, CachedStore};

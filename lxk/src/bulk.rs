@@ -75,7 +75,7 @@ impl BatchObserver for Bulk {
     async fn before_batch(&mut self) -> Result<(), Failure> {
         self.interruption.check()?;
         match &self.redis {
-            Some(redis) => Ok(redis.mark().await?),
+            Some(redis) => Ok(redis.set_marker().await?),
             None => Ok(()),
         }
     }
@@ -83,7 +83,7 @@ impl BatchObserver for Bulk {
     async fn after_batch(&mut self, changed: u64) -> Result<(), Failure> {
         self.progress.set(changed);
         match &self.redis {
-            Some(redis) => Ok(redis.forget().await?),
+            Some(redis) => Ok(redis.invalidate().await?),
             None => Ok(()),
         }
     }

@@ -91,11 +91,11 @@ impl BatchObserver for crate::store::BulkChange {
     type Error = StoreError;
 
     async fn before_batch(&mut self) -> Result<(), StoreError> {
-        self.mark().await
+        self.set_marker().await
     }
 
     async fn after_batch(&mut self, _: u64) -> Result<(), StoreError> {
-        self.forget().await
+        self.invalidate().await
     }
 }
 

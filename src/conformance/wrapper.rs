@@ -54,7 +54,7 @@ pub async fn run_wrapper<W: KeyLookup>(wrap: impl AsyncFnOnce(Beneath) -> W) {
     let kinds = [
         FeedEventKind::Lost,
         FeedEventKind::Connected,
-        FeedEventKind::Alive { since: now, until: now + Duration::from_secs(3) },
+        FeedEventKind::Heartbeat { since: now, until: now + Duration::from_secs(3) },
         FeedEventKind::Changed(Change::Key("key-1".into())),
         FeedEventKind::Changed(Change::Owner("owner-a".into())),
         FeedEventKind::Changed(Change::Added),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::error::StoreError;
 use crate::id::{KeyId, OwnerId};
 
-/// What changed, as far as copies of records are concerned.
+/// What changed, as far as caches of records are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The key with this id was changed or removed.
@@ -20,7 +20,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// The change as text, for channels.
+    /// Returns the change as text, for channels.
     #[cfg(feature = "redis")]
     pub(crate) fn to_text(&self) -> String {
         match self {
@@ -68,10 +68,10 @@ impl FeedEvent {
 /// Whose changes a feed reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedOrigin {
-    /// Those of the database: every cache over it has to be told.
+    /// Those of the database: every cache over it has to be invalidated.
     Database,
-    /// Those that a cache shared by instances was told: the caches above it have to be told, and it
-    /// knows them already.
+    /// Those that were published in a cache that instances share: it is up to date already, and the
+    /// caches above it have to be invalidated.
     SharedCache,
 }
 
@@ -79,17 +79,18 @@ pub enum FeedOrigin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FeedEventKind {
-    /// From now on every change is reported, as far as [`Alive`](Self::Alive) vouches for it.
+    /// From now on every change is reported, for as long as each [`Heartbeat`](Self::Heartbeat) is
+    /// followed by another in time.
     Connected,
     /// A change.
     Changed(Change),
     /// The feed works: it has reported every change since `since`. From `until` on it counts as lost
-    /// unless another event of this kind has come by then: whoever would report the loss may be gone,
-    /// or kept from running.
-    Alive {
+    /// unless another heartbeat has come by then: whoever would report the loss may be gone, or kept
+    /// from running.
+    Heartbeat {
         /// When the feed was connected.
         since: Instant,
-        /// The end of what this sign of life vouches for.
+        /// When the feed counts as lost without another heartbeat.
         until: Instant,
     },
     /// Changes may have gone unreported since the last event, and may from now on.
@@ -122,13 +123,13 @@ pub trait Subscription: Send {
     /// [`StoreError`] when the connection is lost.
     fn receive(&mut self) -> impl Future<Output = Result<Message, StoreError>> + Send;
 
-    /// Proves that changes are being reported, and have been since the last time, and sends a message
-    /// through the feed to this very subscription, where it arrives as [`Message::Beat`] after every
+    /// Proves that changes are being reported, and have been since the last heartbeat, and sends one
+    /// through the feed to this very subscription, where it arrives as [`Message::Heartbeat`] after every
     /// change that was committed before.
     ///
     /// # Errors
     /// [`StoreError`] when the connection is lost, or a change may have gone unreported.
-    fn beat(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn heartbeat(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// What arrives through a feed.
@@ -136,20 +137,20 @@ pub trait Subscription: Send {
 pub enum Message {
     /// A change.
     Changed(Change),
-    /// This subscription's own latest [`beat`](Subscription::beat).
-    Beat,
-    /// Nothing of interest here, such as the beat of another instance.
+    /// The latest [`heartbeat`](Subscription::heartbeat) of this very subscription.
+    Heartbeat,
+    /// Nothing of interest here, such as the heartbeat of another instance.
     Other,
 }
 
-/// A text for the next beat of a subscription. Each is drawn anew: who listens too could otherwise answer
-/// for a feed that lags behind.
+/// Returns a text for the next heartbeat of a subscription. Each is new and cannot be guessed: somebody
+/// who listens too and repeats an old one would otherwise hide that the feed lags behind.
 #[cfg(any(feature = "postgres", feature = "redis"))]
-pub(crate) fn new_beat() -> Result<String, StoreError> {
+pub(crate) fn new_heartbeat() -> Result<String, StoreError> {
     let name = KeyId::random().map_err(|error| StoreError::Unavailable(error.into()))?;
-    Ok(format!("{BEAT}{name}"))
+    Ok(format!("{HEARTBEAT}{name}"))
 }
 
-/// What a beat begins with on a channel, whoever's it is.
+/// What the heartbeats of all subscriptions begin with on a channel.
 #[cfg(any(feature = "postgres", feature = "redis"))]
-pub(crate) const BEAT: &str = "beat:";
+pub(crate) const HEARTBEAT: &str = "heartbeat:";

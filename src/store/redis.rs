@@ -1,21 +1,21 @@
-//! The tier in Redis: a second level of cache that instances share.
+//! The cache in Redis: a second tier that instances share.
 
 mod bulk;
-mod changes;
 mod counts;
 pub(crate) mod entry;
+mod error;
 mod feed;
 mod link;
 mod options;
+mod pending;
 mod registration;
 mod script;
 mod server;
+mod supervisor;
 mod tier;
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use redis::Client;
 
@@ -23,50 +23,51 @@ pub use self::bulk::BulkChange;
 use self::counts::Counters;
 pub use self::counts::RedisCounts;
 pub use self::feed::RedisFeed;
-use self::link::{Link, Unfinished};
 pub use self::options::RedisOptions;
 use self::registration::Registration;
-use self::tier::{Fetched, Tier};
-use super::then_forget::{Outcome, then_forget};
-use super::{Change, FeedEvent, FeedEventKind, FeedOrigin, FormatCounts, HashChange, KeyLookup};
-use super::{KeyStore, Page, SharedCache, Usage};
+use self::tier::{Lookup, Tier};
+use super::KeyLookup;
+use super::change::{Change, FeedEvent, FeedOrigin};
+use super::shared_cache::SharedCache;
+use super::write_through::impl_key_store;
 use crate::crypto::hash::Candidates;
 use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::StoreError;
-use crate::id::{KeyId, OwnerId};
+use crate::id::OwnerId;
 use crate::record::KeyRecord;
-use crate::record::KeyUpdate;
-use crate::util::run_to_end::run_to_end;
 
 /// A second level of cache in Redis over any store, shared by all instances with the same server
 /// secret. Clones share its connection. Put a [`CachedStore`](crate::store::CachedStore) on top.
 ///
 /// - Whoever can write to Redis can neither make keys nor change them: every entry carries a MAC under
 ///   a subkey of the server secret, over the name that it is stored under. They can put back an entry
-///   that was there before, for as long as its life lasts.
-/// - Every change is remembered with the time of the Redis server, before and after it is made, and an
-///   entry counts only if the read that filled it began after the latest change of its key and owner. A
-///   slow read brings nothing back. The marks of changes never expire; there are 65,537 names for them.
-/// - An entry counts only in the generation that it was read in. Another one begins when everything is to
-///   be forgotten, when the name of the generation is missing, as after `FLUSHALL`, and when the server's
-///   clock was set back: an entry, or a mark, from the future would outweigh changes of the present.
-/// - An entry counts in the run of the server alone that it was written in: one that crashed, or a
+///   that was there before, until it expires.
+/// - Every change is marked in Redis, before and after it is made, with the time of the Redis server. An
+///   entry counts only if the read that filled it began after the latest change of its key and owner, so a
+///   slow read brings nothing back. Marks never expire; there are 65,537 names for them.
+/// - An entry counts only in the generation that it was read in. Another one begins when everything is
+///   invalidated, when the name of the generation is missing, as after `FLUSHALL`, and when the server's
+///   clock was set back: an entry, or a mark, from the future would be taken for newer than the changes of
+///   the present.
+/// - An entry counts only in the run of the server that it was written in: a server that crashed, or a
 ///   replica in its place, may have lost changes.
-/// - A write that has begun runs to its end, also where its caller gives up, and is remembered then.
+/// - A write that has begun runs to its end, also if its caller gives up, and is marked then.
 /// - Redis that is down, slow or out of memory never fails a verification. After the first fault it is
-///   bypassed, and tried again in the background after 1 to 8 seconds. Changes that it could not be told
-///   of, it is told of first.
+///   bypassed, and tried again in the background after 1 to 8 seconds. Changes that could not be marked
+///   meanwhile are marked before it is used again.
 /// - The server is examined when it is connected and every second: it has to be a master that can be
 ///   written to, the same one as before, and may not evict what never expires. Its memory policy should
 ///   be `volatile-ttl` or `noeviction`; under `allkeys-*`, or where `INFO` is not allowed, it is bypassed,
 ///   and the log says why. An examination is good for 3 seconds.
 /// - Unknown keys are not stored: garbage does not reach Redis.
 ///
-/// What remains: an instance that dies, or loses Redis, right after a write and before it could remember
-/// it leaves what others read during that write good for the life of the entry, where it never comes
-/// back and no follower reports the change. The same holds for a write that the network delivers to the
-/// database after its connection was given up. A proxy that changes the server behind an open connection
-/// hides that it is another for up to 3 seconds.
+/// Three cases remain in which an outdated entry counts:
+///
+/// - An instance dies, or loses Redis, after a write and before it could mark it the second time, and never
+///   comes back. What another instance read during the write counts until the entry expires, unless a
+///   follower reports the change.
+/// - The network delivers a write to the database after its connection was given up: likewise.
+/// - A proxy puts another server behind an open connection: up to 3 seconds, until the next examination.
 pub struct RedisStore<S> {
     store: Arc<S>,
     tier: Arc<Tier>,
@@ -100,48 +101,48 @@ impl<S: KeyLookup> RedisStore<S> {
     /// ```
     pub async fn new(store: S, client: Client, ring: &SecretRing, options: RedisOptions) -> Self {
         let registration = Arc::new(Registration::new(options.shared_cache(&client)));
-        let link = Link::new(client.clone(), options).await;
+        let link = supervisor::start(client.clone(), options).await;
         let keys = ring.secrets().map(ServerSecret::entry_key).collect();
         let tier = Tier { client, link, keys, counters: Counters::new() };
         Self { store: Arc::new(store), tier: Arc::new(tier), registration }
     }
 
-    /// The store beneath.
+    /// Returns the store beneath.
     pub fn inner(&self) -> &S {
         &self.store
     }
 
-    /// The changes that other instances make through stores like this one, for a
-    /// [`Follower`](crate::tasks::Follower). For instances that share Redis and no database that reports changes; what somebody
-    /// changes in the database itself does not show here.
+    /// Returns the feed of the changes that other instances make through stores like this one, for a
+    /// [`Follower`](crate::tasks::Follower). It is for instances that share Redis and no database that
+    /// reports changes: what is changed in the database itself is not in this feed.
     pub fn changes(&self) -> RedisFeed {
         RedisFeed::new(self.tier.client.clone(), self.tier.options().clone())
     }
 
-    /// What has happened so far.
+    /// Returns what has happened so far.
     pub fn counts(&self) -> RedisCounts {
         self.tier.counters.read()
     }
 
-    /// Whether Redis is being used right now. It is bypassed while it is down, and while a change may have
-    /// been missed there.
+    /// Returns whether Redis is used right now. It is bypassed while it is down, and while a change may not
+    /// be marked there.
     pub fn is_used(&self) -> bool {
-        self.tier.link.is_trusted()
+        self.tier.link.trusted().is_some()
     }
 
-    /// Why Redis is bypassed, as far as that is a fault of the server or of the way to it.
+    /// Returns why Redis is bypassed, if that is a fault of the server or of the way to it.
     pub fn fault(&self) -> Option<String> {
         self.tier.link.fault()
     }
 
-    /// Has all instances forget what a change concerns. For changes made behind the back of this value
-    /// that no follower reports.
+    /// Invalidates what a change affects, in all instances. For changes that are not made through this
+    /// value and that no follower reports.
     pub async fn invalidate(&self, change: Change) {
-        self.tier.link.remember(&change, true).await;
+        self.tier.link.mark_and_publish(&change).await;
     }
 
-    /// Begins a change to many rows, made past this store: until it has finished, no instance believes
-    /// what is in Redis.
+    /// Begins a change to many rows that is not made through this store: until it has finished, every
+    /// instance bypasses Redis.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when Redis does not answer.
@@ -152,7 +153,7 @@ impl<S: KeyLookup> RedisStore<S> {
     /// Removes all entries, and returns how many there were. What has another prefix stays.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when Redis does not answer; none of the entries is read any more
+    /// [`StoreError::Unavailable`] when Redis does not answer. None of the entries is read any more
     /// once it does.
     pub async fn clear(&self) -> Result<u64, StoreError> {
         self.invalidate(Change::All).await;
@@ -169,18 +170,16 @@ impl<S: KeyLookup> RedisStore<S> {
     }
 }
 
-type Answer = Result<Option<Arc<KeyRecord>>, StoreError>;
-
 impl<S: KeyLookup + 'static> KeyLookup for RedisStore<S> {
-    async fn find(&self, candidates: &Candidates) -> Answer {
+    async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         match self.tier.fetch(candidates).await {
-            Fetched::Found(record) => Ok(Some(record)),
-            Fetched::Bypassed => self.store.find(candidates).await,
-            Fetched::Missing(missing) => {
+            Lookup::Hit(record) => Ok(Some(record)),
+            Lookup::Bypassed => self.store.find(candidates).await,
+            Lookup::Miss(miss) => {
                 let found = self.store.find(candidates).await?;
                 if let Some(record) = &found {
                     self.registration.begin(&self.store);
-                    self.tier.fill(record, missing).await;
+                    self.tier.fill(record, miss).await;
                 }
                 Ok(found)
             }
@@ -189,20 +188,9 @@ impl<S: KeyLookup + 'static> KeyLookup for RedisStore<S> {
 
     async fn on_feed_event(&self, event: &FeedEvent) {
         self.store.on_feed_event(event).await;
-        if event.origin == FeedOrigin::SharedCache {
-            // Whoever reported it there has told Redis in the same step.
-            return;
-        }
-        let link = &self.tier.link;
-        match &event.kind {
-            FeedEventKind::Alive { until, .. } => link.follow_until(*until),
-            FeedEventKind::Lost => link.set_unfollowed(true),
-            FeedEventKind::Changed(change) => link.remember(change, false).await,
-            FeedEventKind::Connected => {
-                // Nobody may have been listening when the entries that are there became old.
-                link.remember(&Change::All, false).await;
-                link.set_unfollowed(false);
-            }
+        // A change that was published in Redis was marked there by the same script.
+        if event.origin == FeedOrigin::Database {
+            self.tier.link.on_feed_event(&event.kind).await;
         }
     }
 
@@ -211,115 +199,4 @@ impl<S: KeyLookup + 'static> KeyLookup for RedisStore<S> {
     }
 }
 
-impl<S: KeyStore + 'static> RedisStore<S> {
-    /// Runs a write to its end. What it changes is remembered before: an instance that dies on the way
-    /// leaves no entry in trust that was read before the write began. And after it.
-    async fn write<T: Outcome + Send + 'static, W>(
-        &self,
-        changes: impl Into<Vec<Change>>,
-        write: impl FnOnce(Arc<S>) -> W,
-    ) -> Result<T, StoreError>
-    where
-        W: Future<Output = Result<T, StoreError>> + Send + 'static,
-    {
-        // In a box of its own: the futures of databases are large, and are moved several times here.
-        let write = Box::pin(write(self.store.clone()));
-        let (link, changes) = (self.tier.link.clone(), Arc::new(changes.into()));
-        run_to_end(async move {
-            // For everything, once is enough: no key loses its life by being marked as expired.
-            for change in changes.iter().filter(|change| **change != Change::All) {
-                link.remember(change, false).await;
-            }
-            let unfinished = Unfinished { link: link.clone(), changes: changes.to_vec() };
-            let write = async move {
-                let done = write.await;
-                unfinished.disarm();
-                done
-            };
-            then_forget(write, move || {
-                let (link, changes) = (link.clone(), changes.clone());
-                async move {
-                    for change in changes.iter() {
-                        link.remember(change, true).await;
-                    }
-                }
-            })
-            .await
-        })
-        .await
-    }
-}
-
-impl<S: KeyStore + 'static> KeyStore for RedisStore<S> {
-    async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
-        let record = record.clone();
-        self.write([Change::Added], |store| async move { store.insert(&record).await }).await
-    }
-
-    async fn find_by_id(&self, id: &KeyId) -> Answer {
-        self.store.find_by_id(id).await
-    }
-
-    async fn list(&self, owner: &OwnerId, page: &Page) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
-        self.store.list(owner, page).await
-    }
-
-    async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
-        let (id, update) = (id.clone(), update.clone());
-        let changes = [Change::Key(id.clone())];
-        self.write(changes, |store| async move { store.update(&id, &update).await }).await
-    }
-
-    async fn revoke(
-        &self,
-        id: &KeyId,
-        at: SystemTime,
-        reason: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let (id, reason) = (id.clone(), reason.map(str::to_owned));
-        let changes = [Change::Key(id.clone())];
-        self.write(changes, |store| async move { store.revoke(&id, at, reason.as_deref()).await })
-            .await
-    }
-
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
-        let (old, successor) = (old.clone(), successor.clone());
-        let changes = [Change::Key(old.id.clone()), Change::Added];
-        self.write(changes, |store| async move {
-            store.rotate(&old, now, old_expires_at, &successor).await
-        })
-        .await
-    }
-
-    async fn expiry_before_deprecation(
-        &self,
-        id: &KeyId,
-    ) -> Result<Option<Option<SystemTime>>, StoreError> {
-        self.store.expiry_before_deprecation(id).await
-    }
-
-    async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-        self.write([Change::All], |store| async move { store.expire(now).await }).await
-    }
-
-    async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
-        // No decision depends on it.
-        self.store.record_usage(batch).await
-    }
-
-    async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
-        let change = change.clone();
-        let changes = [Change::Key(change.id.clone()), Change::Added];
-        self.write(changes, |store| async move { store.replace_hash(&change).await }).await
-    }
-
-    async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
-        self.store.count_by_format().await
-    }
-}
+impl_key_store!(RedisStore, tier.link);

@@ -1,4 +1,4 @@
-//! The background task that follows a feed of changes and tells the caches.
+//! The background task that follows a feed of changes on behalf of caches.
 
 use std::time::Duration;
 
@@ -14,18 +14,19 @@ use crate::store::change::{
 };
 use crate::telemetry::{Gauge, Histogram, metric};
 
-/// How often a sign of life is asked for.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long it may take to come back.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a heartbeat is sent.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a heartbeat may take to arrive, and an attempt to connect.
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before another attempt to connect.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Follows a [`ChangeFeed`] on behalf of a store with caches, for as long as it is held.
 ///
-/// A feed that brings nothing back within 2 seconds, asked every second, counts as lost: it takes at
-/// most 3 seconds to notice. Caches go by what the feed has brought back, not by the follower's word, so
-/// this holds also where its task has panicked, has lost its runtime, or is kept from running.
+/// A heartbeat is sent through the feed every second. A feed through which it does not arrive within 2
+/// seconds counts as lost, which is noticed after 3 seconds at most. Each heartbeat says until when it
+/// counts, so caches notice the loss also where the task of the follower has panicked, has lost its
+/// runtime, or is kept from running.
 ///
 /// One follower for each store: of two, the loss of one feed would go unnoticed behind the other.
 ///
@@ -51,21 +52,21 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Starts a task on the current Tokio runtime that tells `store` what `feed` reports.
+    /// Starts a task on the current Tokio runtime that passes on to `store` what `feed` reports.
     ///
     /// # Panics
     /// Outside a Tokio runtime, as [`tokio::spawn`] does.
     pub fn spawn(store: impl KeyLookup + 'static, feed: impl ChangeFeed) -> Self {
-        let (state, connected) = watch::channel(false);
-        let report = Report::new(state);
+        let (sender, connected) = watch::channel(false);
+        let status = Status::new(sender);
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let listeners = Listeners { store, origin: feed.origin() };
+            let target = Target { store, origin: feed.origin() };
             tokio::select! {
-                () = follow(&listeners, &feed, &report) => {}
+                () = follow(&target, &feed, &status) => {}
                 _ = stopped.changed() => {}
             }
-            listeners.tell(FeedEventKind::Lost).await;
+            target.send(FeedEventKind::Lost).await;
         });
         Self { connected, stop, task }
     }
@@ -86,7 +87,7 @@ impl Follower {
         let _ = self.connected.clone().wait_for(|connected| !connected).await;
     }
 
-    /// Ends the task, and returns when the store has been told.
+    /// Ends the task, and returns when the store has learnt that the feed is lost.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         let _ = (&mut self.task).await;
@@ -99,55 +100,55 @@ impl Drop for Follower {
     }
 }
 
-/// Whom the task tells of its feed.
-struct Report {
-    state: watch::Sender<bool>,
+/// The state of the feed, for the application and for metrics.
+struct Status {
+    connected: watch::Sender<bool>,
     gauge: Gauge,
     lag: Histogram,
 }
 
-impl Report {
-    fn new(state: watch::Sender<bool>) -> Self {
+impl Status {
+    fn new(connected: watch::Sender<bool>) -> Self {
         let gauge = Gauge::new(&metric::FOLLOWER_CONNECTED, &[]);
-        Self { state, gauge, lag: Histogram::new(&metric::INVALIDATION_LAG, &[]) }
+        Self { connected, gauge, lag: Histogram::new(&metric::INVALIDATION_LAG, &[]) }
     }
 
-    fn connected(&self, is_connected: bool) {
+    fn set_connected(&self, is_connected: bool) {
         self.gauge.set(|| is_connected.into());
-        self.state.send_replace(is_connected);
+        self.connected.send_replace(is_connected);
     }
 }
 
-impl Drop for Report {
-    /// However the task ends, by a panic too.
+impl Drop for Status {
+    /// Whatever ends the task, a panic too.
     fn drop(&mut self) {
-        self.connected(false);
+        self.set_connected(false);
     }
 }
 
-/// The store that is told, and whose changes it is told of.
-struct Listeners<S> {
+/// The store that receives the events, and the origin that they name.
+struct Target<S> {
     store: S,
     origin: FeedOrigin,
 }
 
-impl<S: KeyLookup> Listeners<S> {
-    async fn tell(&self, kind: FeedEventKind) {
+impl<S: KeyLookup> Target<S> {
+    async fn send(&self, kind: FeedEventKind) {
         self.store.on_feed_event(&FeedEvent { origin: self.origin, kind }).await;
     }
 }
 
-async fn follow(listeners: &Listeners<impl KeyLookup>, feed: &impl ChangeFeed, report: &Report) {
-    // Nobody has listened so far, whatever a store beneath holds from another time.
-    listeners.tell(FeedEventKind::Lost).await;
-    // Logged once for as long as it lasts.
+async fn follow(target: &Target<impl KeyLookup>, feed: &impl ChangeFeed, status: &Status) {
+    // Whatever a cache holds from an earlier time, no feed has been followed since.
+    target.send(FeedEventKind::Lost).await;
+    // The same error in a row is logged once.
     let mut logged = String::new();
     loop {
-        let error = match timeout(PATIENCE, feed.subscribe()).await {
+        let error = match timeout(TIMEOUT, feed.subscribe()).await {
             Ok(Ok(mut subscription)) => {
-                let error = listen(listeners, &mut subscription, report).await;
-                listeners.tell(FeedEventKind::Lost).await;
-                report.connected(false);
+                let error = listen(target, &mut subscription, status).await;
+                target.send(FeedEventKind::Lost).await;
+                status.set_connected(false);
                 logged.clear();
                 error
             }
@@ -159,45 +160,45 @@ async fn follow(listeners: &Listeners<impl KeyLookup>, feed: &impl ChangeFeed, r
             warn!(%error, "changes to keys are not being reported; caches keep entries for a short time");
             logged = text;
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_DELAY).await;
     }
 }
 
-/// Returns when the feed is lost, and why.
+/// Passes on what the feed reports until it is lost, and returns why it is.
 async fn listen(
-    listeners: &Listeners<impl KeyLookup>,
+    target: &Target<impl KeyLookup>,
     subscription: &mut impl Subscription,
-    report: &Report,
+    status: &Status,
 ) -> StoreError {
     let since = Instant::now();
-    let mut asked = since;
-    let mut answered = true;
-    listeners.tell(FeedEventKind::Connected).await;
-    listeners.tell(alive(since, asked)).await;
-    report.connected(true);
+    let mut sent_at = since;
+    let mut has_arrived = true;
+    target.send(FeedEventKind::Connected).await;
+    target.send(heartbeat(since, sent_at)).await;
+    status.set_connected(true);
     info!("changes to keys are being reported");
     loop {
-        let due = asked + if answered { HEARTBEAT } else { PATIENCE };
-        // Looked at before every message, so that a feed that lags far behind counts as lost too.
-        if Instant::now() >= due {
-            if !answered {
+        let deadline = sent_at + if has_arrived { HEARTBEAT_INTERVAL } else { TIMEOUT };
+        // Before every message, so that a feed that lags far behind counts as lost too.
+        if Instant::now() >= deadline {
+            if !has_arrived {
                 return StoreError::Unavailable("the feed of changes went silent".into());
             }
-            (asked, answered) = (Instant::now(), false);
-            match timeout(PATIENCE, subscription.beat()).await {
+            (sent_at, has_arrived) = (Instant::now(), false);
+            match timeout(TIMEOUT, subscription.heartbeat()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
                 Err(elapsed) => return StoreError::Unavailable(elapsed.into()),
             }
         }
-        match timeout_at(due, subscription.receive()).await {
+        match timeout_at(deadline, subscription.receive()).await {
             Ok(Ok(Message::Changed(change))) => {
-                listeners.tell(FeedEventKind::Changed(change)).await;
+                target.send(FeedEventKind::Changed(change)).await;
             }
-            Ok(Ok(Message::Beat)) => {
-                answered = true;
-                report.lag.record(asked.elapsed());
-                listeners.tell(alive(since, asked)).await;
+            Ok(Ok(Message::Heartbeat)) => {
+                has_arrived = true;
+                status.lag.record(sent_at.elapsed());
+                target.send(heartbeat(since, sent_at)).await;
             }
             Ok(Ok(Message::Other)) | Err(_) => {}
             Ok(Err(error)) => return error,
@@ -205,8 +206,9 @@ async fn listen(
     }
 }
 
-/// What it means that the feed worked when it was asked: the next answer is here by then, or none comes.
-fn alive(since: Instant, asked: Instant) -> FeedEventKind {
-    let until = asked + HEARTBEAT + PATIENCE;
-    FeedEventKind::Alive { since: since.into_std(), until: until.into_std() }
+/// Returns the event of a heartbeat that has arrived. The feed worked when it was sent, and by `until` the
+/// next one has arrived or the feed is lost.
+fn heartbeat(since: Instant, sent_at: Instant) -> FeedEventKind {
+    let until = sent_at + HEARTBEAT_INTERVAL + TIMEOUT;
+    FeedEventKind::Heartbeat { since: since.into_std(), until: until.into_std() }
 }

@@ -14,11 +14,11 @@ use crate::verify::Verifier;
 
 /// How often the policy is read.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How long a reading may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one read may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running task that has a verifier follow a policy. The task ends when this is dropped, and the
-/// verifier keeps the policy that it has then.
+/// verifier keeps the policy that it read last.
 #[derive(Debug)]
 #[must_use = "dropping it ends the task, and the policy is followed no more"]
 pub struct PolicyFollower {
@@ -34,7 +34,7 @@ impl<S: Send + Sync + 'static> Verifier<S> {
     /// service that pins its policy in code does not call this.
     ///
     /// # Errors
-    /// [`StoreError`] when the first reading fails: a service that does not know its policy should not
+    /// [`StoreError`] when the first read fails: a service that does not know its policy should not
     /// start.
     ///
     /// # Panics
@@ -104,6 +104,6 @@ impl<S: Send + Sync + 'static> Verifier<S> {
 }
 
 async fn read(source: &impl PolicySource) -> Result<Option<LegacyPolicy>, StoreError> {
-    let policy = timeout(PATIENCE, source.legacy_policy()).await;
+    let policy = timeout(TIMEOUT, source.legacy_policy()).await;
     policy.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
 }

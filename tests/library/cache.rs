@@ -213,9 +213,9 @@ impl Subscription for Ears {
         Ok(self.channel.messages.lock().await.recv().await.expect("the test holds the sender"))
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         if *self.channel.alive.borrow() {
-            self.channel.beats.send(Message::Beat).unwrap();
+            self.channel.beats.send(Message::Heartbeat).unwrap();
         }
         Ok(())
     }

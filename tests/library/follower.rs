@@ -40,10 +40,10 @@ impl Subscription for Beats {
     async fn receive(&mut self) -> Result<Message, StoreError> {
         self.receiver.recv().await.unwrap();
         assert!(!self.panic, "as a client of a database may");
-        Ok(Message::Beat)
+        Ok(Message::Heartbeat)
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         self.sender.send(()).unwrap();
         Ok(())
     }

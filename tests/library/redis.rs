@@ -362,7 +362,7 @@ async fn a_feed_that_gave_no_sign_of_life_in_time_counts_as_lost() {
     let alive = async |until| {
         scene
             .store
-            .on_feed_event(&FeedEvent::of_database(FeedEventKind::Alive { since, until }))
+            .on_feed_event(&FeedEvent::of_database(FeedEventKind::Heartbeat { since, until }))
             .await
     };
     alive(Instant::now() + Duration::from_secs(600)).await;

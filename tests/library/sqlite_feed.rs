@@ -140,12 +140,12 @@ impl Instance {
 
 /// All that has been reported by now.
 async fn reported(subscription: &mut impl Subscription) -> Vec<Change> {
-    subscription.beat().await.unwrap();
+    subscription.heartbeat().await.unwrap();
     let mut changes = Vec::new();
     loop {
         match subscription.receive().await.unwrap() {
             Message::Changed(change) => changes.push(change),
-            Message::Beat => return changes,
+            Message::Heartbeat => return changes,
             Message::Other => {}
         }
     }

@@ -315,10 +315,10 @@ impl Subscription for Beats {
             return std::future::pending().await;
         }
         self.0 -= 1;
-        Ok(Message::Beat)
+        Ok(Message::Heartbeat)
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         self.0 += 1;
         Ok(())
     }
@@ -372,11 +372,11 @@ async fn while_many_rows_are_changed_nothing_in_redis_is_believed() {
     let key = scene.beneath.issue("key-1").await;
     assert!(!is_revoked(&other, &key).await);
     let change = store.begin_bulk_change().await.unwrap();
-    change.mark().await.unwrap();
+    change.set_marker().await.unwrap();
     // Past every store, as a statement about many rows does.
     scene.beneath.keys.revoke(&"key-1".into(), SystemTime::now(), None).await.unwrap();
     assert!(is_revoked(&other, &key).await, "before anybody is told");
-    change.forget().await.unwrap();
+    change.invalidate().await.unwrap();
     // Killed here, it leaves its marker.
     drop(change);
     assert!(scene.redis.exists::<_, bool>("lexikon:auth:changing").unwrap());
@@ -440,7 +440,7 @@ async fn what_redis_itself_reports_is_not_written_there_again() {
 
 /// Asserts that a feed is lost: for whoever follows it, and for whoever begins to.
 async fn assert_lost(store: &RedisStore<Gated>, subscription: &mut impl Subscription) {
-    assert!(subscription.beat().await.is_err());
+    assert!(subscription.heartbeat().await.is_err());
     assert!(store.changes().subscribe().await.is_err());
 }
 
@@ -449,7 +449,7 @@ async fn a_feed_through_a_server_that_stores_leave_alone_counts_as_lost() {
     let mut scene = Scene::new();
     let store = scene.instance().await;
     let mut subscription = store.changes().subscribe().await.unwrap();
-    subscription.beat().await.unwrap();
+    subscription.heartbeat().await.unwrap();
     scene.set("maxmemory-policy", "allkeys-lru");
     assert_lost(&store, &mut subscription).await;
     scene.set("maxmemory-policy", "volatile-ttl");

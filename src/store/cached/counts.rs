@@ -1,8 +1,8 @@
-//! What a cache counts.
+//! The counters of a cache in memory.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::store::Change;
+use crate::store::change::Change;
 use crate::telemetry::{Counter, Gauge, ReadableCounter, metric};
 
 /// What has happened in a [`CachedStore`](crate::store::CachedStore) since it was made, and what it holds.
@@ -21,7 +21,7 @@ pub struct CacheCounts {
     pub evictions: u64,
     /// Unknown keys that had to make room for others.
     pub unknown_evictions: u64,
-    /// Changes that the cache was told of, by whomever.
+    /// Changes for which the cache was invalidated, made by this process or reported by a feed.
     pub invalidations: u64,
     /// Records that are held.
     pub entries: u64,
@@ -49,7 +49,7 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new() -> Self {
         let of_kind = |metric, kind| ReadableCounter::new(metric, &[("kind", kind)]);
-        let told_of =
+        let invalidations =
             |change| ReadableCounter::new(&metric::CACHE_INVALIDATIONS, &[("change", change)]);
         Self {
             hits: Hits::new("known"),
@@ -58,26 +58,26 @@ impl Counters {
             loads: ReadableCounter::new(&metric::CACHE_LOADS, &[]),
             evictions: of_kind(&metric::CACHE_EVICTIONS, "known"),
             unknown_evictions: of_kind(&metric::CACHE_EVICTIONS, "unknown"),
-            keys: told_of("key"),
-            owners: told_of("owner"),
-            added: told_of("added"),
-            all: told_of("all"),
+            keys: invalidations("key"),
+            owners: invalidations("owner"),
+            added: invalidations("added"),
+            all: invalidations("all"),
         }
     }
 
     pub(super) fn invalidated(&self, change: &Change) {
-        let told_of = match change {
+        let invalidations = match change {
             Change::Key(_) => &self.keys,
             Change::Owner(_) => &self.owners,
             Change::Added => &self.added,
             Change::All => &self.all,
         };
-        told_of.add(1);
+        invalidations.add(1);
     }
 
-    /// What has happened; what is held is left at zero.
+    /// Returns what has happened; what is held is left at zero.
     pub(super) fn read(&self) -> CacheCounts {
-        let told_of = [&self.keys, &self.owners, &self.added, &self.all];
+        let invalidations = [&self.keys, &self.owners, &self.added, &self.all];
         CacheCounts {
             hits: self.hits.read(),
             unknown_hits: self.unknown_hits.read(),
@@ -85,13 +85,13 @@ impl Counters {
             loads: self.loads.read(),
             evictions: self.evictions.read(),
             unknown_evictions: self.unknown_evictions.read(),
-            invalidations: told_of.map(ReadableCounter::read).iter().sum(),
+            invalidations: invalidations.map(ReadableCounter::read).iter().sum(),
             ..CacheCounts::default()
         }
     }
 }
 
-/// Counters that threads are spread over, so that two of them rarely meet on one.
+/// How many counters threads are spread over, so that two of them rarely meet on one.
 const LANES: usize = 16;
 
 thread_local! {
@@ -101,7 +101,7 @@ thread_local! {
     };
 }
 
-/// On one counter, the hits of two threads took up to a half longer.
+/// A counter that is spread over lanes: with one for all, the hits of two threads took up to a half longer.
 pub(super) struct Hits {
     lanes: [Lane; LANES],
     exported: Counter,
@@ -129,7 +129,7 @@ impl Hits {
     }
 }
 
-/// How much the cache holds, for whoever watches.
+/// Gauges of how much the cache holds.
 pub(super) struct Size {
     entries: Gauge,
     bytes: Gauge,

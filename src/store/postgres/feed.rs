@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use super::connection::{limited, unavailable};
 use super::schema::{CHANNEL, Triggers};
 use crate::error::StoreError;
-use crate::store::change::{BEAT, new_beat};
+use crate::store::change::{HEARTBEAT, new_heartbeat};
 use crate::store::{Change, ChangeFeed, Message, Subscription};
 
 /// The changes of keys and owners in a PostgreSQL database, as they are committed.
@@ -47,7 +47,7 @@ pub struct PostgresSubscription {
     /// As they were when it began.
     triggers: Triggers,
     /// What this connection has sent itself last.
-    beat: String,
+    heartbeat: String,
 }
 
 impl ChangeFeed for PostgresFeed {
@@ -62,7 +62,7 @@ impl ChangeFeed for PostgresFeed {
             listener.eager_reconnect(false);
             listener.listen(CHANNEL).await.map_err(unavailable)?;
             let triggers = Triggers::prove(&mut listener).await?;
-            Ok(PostgresSubscription { listener, triggers, beat: String::new() })
+            Ok(PostgresSubscription { listener, triggers, heartbeat: String::new() })
         })
         .await
     }
@@ -75,21 +75,21 @@ impl Subscription for PostgresSubscription {
         let lost = || StoreError::Unavailable("the connection that listens was lost".into());
         let notification = self.listener.try_recv().await.map_err(unavailable)?.ok_or_else(lost)?;
         Ok(match notification.payload() {
-            beat if beat == self.beat => Message::Beat,
-            beat if beat.starts_with(BEAT) => Message::Other,
+            heartbeat if heartbeat == self.heartbeat => Message::Heartbeat,
+            heartbeat if heartbeat.starts_with(HEARTBEAT) => Message::Other,
             change => Message::Changed(Change::from_text(change)),
         })
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         if Triggers::prove(&mut self.listener).await? != self.triggers {
             // Disabled, a key revoked, and enabled again, for instance.
             let problem = "the triggers that report changes were disabled or replaced for a while";
             return Err(StoreError::Unavailable(problem.into()));
         }
-        self.beat = new_beat()?;
+        self.heartbeat = new_heartbeat()?;
         let notify =
-            sqlx::query("SELECT pg_catalog.pg_notify($1, $2)").bind(CHANNEL).bind(&self.beat);
+            sqlx::query("SELECT pg_catalog.pg_notify($1, $2)").bind(CHANNEL).bind(&self.heartbeat);
         notify.execute(&mut self.listener).await.map_err(unavailable).map(drop)
     }
 }

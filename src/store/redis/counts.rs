@@ -1,4 +1,4 @@
-//! What a tier in Redis counts.
+//! The counters of a cache in Redis.
 
 use crate::telemetry::{Histogram, ReadableCounter, metric};
 

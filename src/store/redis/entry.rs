@@ -1,4 +1,4 @@
-//! A record as it stands in Redis: bytes, and a MAC over them and the name that they are stored under.
+//! The encoding of a record in Redis: bytes, and a MAC over them and the name that they are stored under.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,15 +15,15 @@ const VERSION: u8 = 3;
 /// Microseconds since 1970, by the clock of the Redis server.
 pub(super) type ServerTime = u64;
 
-/// One life of a server, from its start to its end or until it changes its master.
+/// One run of a server, from its start to its end or until it changes its master.
 pub(super) type Run = u64;
 
-/// What lies between two times at which everything is forgotten.
+/// The time between two invalidations of everything.
 pub(super) type Generation = u64;
 
-/// When a read began.
+/// When a read began, by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moment {
+pub(super) struct Timestamp {
     /// The run of the server. Another one may remember no change of this one.
     pub(super) run: Run,
     /// The generation at that time. In another one the entry does not count.
@@ -31,34 +31,34 @@ pub(super) struct Moment {
     pub(super) time: ServerTime,
 }
 
-/// What the name of an entry is made of.
+/// The parts of the name of an entry.
 #[derive(Clone, Copy)]
-pub(super) struct Name<'a> {
+pub(super) struct EntryName<'a> {
     pub(super) prefix: &'a str,
     pub(super) hash: &'a KeyHash,
 }
 
-impl Name<'_> {
-    /// What is signed before the bytes of the entry.
-    fn signed(self) -> Vec<u8> {
+impl EntryName<'_> {
+    /// Returns what the MAC covers besides the bytes of the entry.
+    fn associated_data(self) -> Vec<u8> {
         let mut bytes = self.hash.as_bytes().to_vec();
         write_text(self.prefix, &mut bytes);
         bytes
     }
 }
 
-/// A record, and for how long it is good.
+/// A record, and until when it counts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) record: KeyRecord,
     /// When the read that found the record began.
-    pub(super) read_at: Moment,
+    pub(super) read_at: Timestamp,
     pub(super) valid_until: ServerTime,
 }
 
 impl Entry {
     pub(super) fn encode(&self, prefix: &str, key: &HmacKey) -> Vec<u8> {
-        let mut bytes = Name { prefix, hash: &self.record.hash }.signed();
+        let mut bytes = EntryName { prefix, hash: &self.record.hash }.associated_data();
         let start = bytes.len();
         write(self, &mut bytes);
         let mac = key.authenticate(&Message::new(&bytes, &mut Blocks::empty()));
@@ -67,14 +67,14 @@ impl Entry {
         bytes
     }
 
-    /// `None` for anything that no instance with one of the keys wrote under this very name.
+    /// Returns `None` for anything that no instance with one of the keys wrote under this very name.
     pub(super) fn decode<'k>(
         bytes: &[u8],
-        name: Name<'_>,
+        name: EntryName<'_>,
         keys: impl IntoIterator<Item = &'k HmacKey>,
     ) -> Option<Self> {
         let (body, mac) = bytes.split_last_chunk::<DIGEST>()?;
-        let signed = [&*name.signed(), body].concat();
+        let signed = [&*name.associated_data(), body].concat();
         let mut blocks = Blocks::empty();
         let signed = Message::new(&signed, &mut blocks);
         let is_of = |key: &HmacKey| key.authenticate(&signed).ct_eq(mac).into();
@@ -85,7 +85,7 @@ impl Entry {
 fn write(entry: &Entry, bytes: &mut Vec<u8>) {
     let record = &entry.record;
     bytes.push(VERSION);
-    let Moment { run, generation, time } = entry.read_at;
+    let Timestamp { run, generation, time } = entry.read_at;
     for number in [run, generation, time, entry.valid_until] {
         bytes.extend(number.to_le_bytes());
     }
@@ -129,43 +129,44 @@ fn write_text(text: &str, bytes: &mut Vec<u8>) {
 
 /// Reads what [`write`] wrote, all of it. The MAC has said that it is that; still nothing here panics.
 fn read(hash: KeyHash, bytes: &[u8]) -> Option<Entry> {
-    let mut rest = Rest(bytes);
-    if rest.byte()? != VERSION {
+    let mut reader = Reader(bytes);
+    if reader.byte()? != VERSION {
         return None;
     }
-    let read_at = Moment { run: rest.number()?, generation: rest.number()?, time: rest.number()? };
-    let valid_until = rest.number()?;
-    let owner_active = rest.flag()?;
-    let format = match rest.byte()? {
+    let read_at =
+        Timestamp { run: reader.number()?, generation: reader.number()?, time: reader.number()? };
+    let valid_until = reader.number()?;
+    let owner_active = reader.flag()?;
+    let format = match reader.byte()? {
         0 => None,
         1 => Some(HashFormat::HmacSha256),
         2 => Some(HashFormat::Sha256),
         _ => return None,
     };
-    let (created_at, expires_at, last_used_at) = (rest.time()?, rest.time()?, rest.time()?);
-    let id = KeyId::from(rest.text()?);
-    let mut record = KeyRecord::new(id, OwnerId::from(rest.text()?), hash);
+    let (created_at, expires_at, last_used_at) = (reader.time()?, reader.time()?, reader.time()?);
+    let id = KeyId::from(reader.text()?);
+    let mut record = KeyRecord::new(id, OwnerId::from(reader.text()?), hash);
     record.owner_active = owner_active;
     record.format = format;
     record.created_at = created_at;
     record.expires_at = expires_at;
     record.last_used_at = last_used_at;
-    record.name = rest.text()?.into();
-    record.scopes = rest.text()?.into();
-    if rest.flag()? {
-        let (at, has_reason, reason) = (rest.time()?, rest.flag()?, rest.text()?);
+    record.name = reader.text()?.into();
+    record.scopes = reader.text()?.into();
+    if reader.flag()? {
+        let (at, has_reason, reason) = (reader.time()?, reader.flag()?, reader.text()?);
         if !has_reason && !reason.is_empty() {
             return None;
         }
         let reason = has_reason.then(|| reason.into());
         record.revocation = Some(Box::new(Revocation { at, reason }));
     }
-    rest.0.is_empty().then_some(Entry { record, read_at, valid_until })
+    reader.0.is_empty().then_some(Entry { record, read_at, valid_until })
 }
 
-struct Rest<'a>(&'a [u8]);
+struct Reader<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -189,7 +190,7 @@ impl<'a> Rest<'a> {
         str::from_utf8(self.take(length)?).ok()
     }
 
-    /// The outer `None` is a failure.
+    /// Reads a time. The outer `None` is a failure.
     fn time(&mut self) -> Option<Option<SystemTime>> {
         let is_known = self.flag()?;
         let microseconds = i64::from_le_bytes(self.number()?.to_le_bytes());
@@ -200,7 +201,7 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// What the fuzzer holds the decoder to: it never panics, and what it reads has one form alone.
+/// Checks, for the fuzzer, that the decoder never panics, and that what it reads has one encoding alone.
 #[cfg(fuzzing)]
 pub(crate) fn check(bytes: &[u8]) {
     if let Some(entry) = read(KeyHash::from_bytes([0; DIGEST]), bytes) {
@@ -247,15 +248,15 @@ mod tests {
             record.revocation = revocation.map(|(at, reason)| {
                 Box::new(Revocation { at, reason: reason.map(Into::into) })
             });
-            let read_at = Moment { run, generation, time };
+            let read_at = Timestamp { run, generation, time };
             Entry { record, read_at, valid_until }
         }
     }
 
     const PREFIX: &str = "lexikon:";
 
-    fn name(hash: &KeyHash) -> Name<'_> {
-        Name { prefix: PREFIX, hash }
+    fn name(hash: &KeyHash) -> EntryName<'_> {
+        EntryName { prefix: PREFIX, hash }
     }
 
     fn keys() -> [HmacKey; 2] {
@@ -280,7 +281,7 @@ mod tests {
             prop_assert_eq!(Entry::decode(&bytes, own, [&stranger]), None, "another secret's");
             let other = KeyHash::from_bytes(other);
             prop_assert_eq!(Entry::decode(&bytes, name(&other), [&key]), None, "moved");
-            let elsewhere = Name { prefix: "lexikon", ..own };
+            let elsewhere = EntryName { prefix: "lexikon", ..own };
             prop_assert_eq!(Entry::decode(&bytes, elsewhere, [&key]), None, "of another prefix");
             let at = at % bytes.len();
             prop_assert_eq!(Entry::decode(&bytes[..at], own, [&key]), None, "truncated");
@@ -299,12 +300,12 @@ mod tests {
     fn an_entry_of_another_version_is_not_read() {
         let entry = Entry {
             record: KeyRecord::new("id".into(), "owner".into(), KeyHash::from_bytes([7; DIGEST])),
-            read_at: Moment { run: 0, generation: 0, time: 1 },
+            read_at: Timestamp { run: 0, generation: 0, time: 1 },
             valid_until: 2,
         };
         let [key, _] = keys();
         let name = name(&entry.record.hash);
-        let mut bytes = name.signed();
+        let mut bytes = name.associated_data();
         let start = bytes.len();
         write(&entry, &mut bytes);
         bytes[start] = VERSION + 1;

@@ -1,20 +1,22 @@
-//! The feed of changes by Redis, for instances that share nothing else.
+//! The feed of the changes that are published in Redis, for instances that share nothing else.
 
 use std::fmt;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSubStream};
-use redis::{Client, Msg, RedisError};
+use redis::{Client, Msg};
 
+use super::error::unavailable;
 use super::options::RedisOptions;
 use super::script::Scripts;
 use super::server::examine;
 use crate::error::StoreError;
-use crate::store::change::{BEAT, new_beat};
-use crate::store::{Change, ChangeFeed, FeedOrigin, Message, Subscription};
+use crate::store::change::{
+    Change, ChangeFeed, FeedOrigin, HEARTBEAT, Message, Subscription, new_heartbeat,
+};
 
-/// The changes that other instances make through their [`RedisStore`](super::RedisStore).
+/// The changes that other instances make through their [`RedisStore`](crate::store::RedisStore).
 #[derive(Clone)]
 pub struct RedisFeed {
     client: Client,
@@ -41,8 +43,8 @@ pub struct RedisSubscription {
     publisher: MultiplexedConnection,
     options: Arc<RedisOptions>,
     scripts: Scripts,
-    /// What this subscription has sent itself last.
-    beat: String,
+    /// The latest heartbeat that this subscription has sent.
+    heartbeat: String,
 }
 
 impl ChangeFeed for RedisFeed {
@@ -65,7 +67,7 @@ impl ChangeFeed for RedisFeed {
             publisher,
             options: self.options.clone(),
             scripts,
-            beat: String::new(),
+            heartbeat: String::new(),
         })
     }
 }
@@ -75,8 +77,8 @@ impl Subscription for RedisSubscription {
         let lost = || StoreError::Unavailable("the subscription to Redis was lost".into());
         let message: Msg = self.messages.next().await.ok_or_else(lost)?;
         Ok(match message.get_payload_bytes() {
-            beat if beat == self.beat.as_bytes() => Message::Beat,
-            beat if beat.starts_with(BEAT.as_bytes()) => Message::Other,
+            heartbeat if heartbeat == self.heartbeat.as_bytes() => Message::Heartbeat,
+            heartbeat if heartbeat.starts_with(HEARTBEAT.as_bytes()) => Message::Other,
             change => match str::from_utf8(change) {
                 Ok(change) => Message::Changed(Change::from_text(change)),
                 Err(_) => Message::Changed(Change::All),
@@ -84,16 +86,16 @@ impl Subscription for RedisSubscription {
         })
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         prove(&mut self.publisher, &self.options).await?;
-        self.beat = new_beat()?;
-        let beat = self.scripts.publish(&mut self.publisher, &self.options, &self.beat);
-        beat.await.map_err(unavailable)
+        self.heartbeat = new_heartbeat()?;
+        let heartbeat = self.scripts.publish(&mut self.publisher, &self.options, &self.heartbeat);
+        heartbeat.await.map_err(unavailable)
     }
 }
 
-/// Proves that changes are told here. Stores leave a server alone that is of no use to them. And whoever
-/// changes many rows may be killed between a commit and what he has to tell: his marker stays.
+/// Proves that changes are published here. Stores do not publish on a server that they cannot rely on. And a
+/// process that changes many rows may be killed between a commit and its invalidation: its marker stays.
 async fn prove(
     connection: &mut MultiplexedConnection,
     options: &RedisOptions,
@@ -108,8 +110,4 @@ async fn prove(
             Err(StoreError::Unavailable(problem.into()))
         }
     }
-}
-
-pub(super) fn unavailable(error: RedisError) -> StoreError {
-    StoreError::Unavailable(error.into())
 }

@@ -1,65 +1,47 @@
-//! The connection to Redis: short timeouts, bypassed after a fault, and found again in the background.
+//! The connection to Redis, and when it is used: not after a fault, not while changes may be unknown there.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
-use tokio::runtime::Handle;
+use redis::{ErrorKind, RedisError, RedisResult};
 use tokio::sync::Notify;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::RedisOptions;
-use super::changes::{Missed, Told};
-use super::entry::{Generation, Run, ServerTime};
+use super::entry::Run;
+use super::options::RedisOptions;
+use super::pending::{Pending, Sent};
 use super::script::Scripts;
-use super::server::examine;
-use crate::store::Change;
+use crate::store::change::{Change, FeedEventKind};
+use crate::store::freshness::{Freshness, nanoseconds};
+use crate::store::write_through::Invalidate;
 use crate::telemetry::{Gauge, metric};
 use crate::util::lock::{lock, read, write};
 
-/// How often the server is examined, and how long it is left alone after a fault; twice as long after
-/// each attempt that fails,
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// and no longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// How long an examination is good for: the next one is due after a second, and may take two.
-const TRUSTED: Duration = Duration::from_secs(3);
-/// How long it is left alone at most while there are changes that it has to be told of.
-const SHORT_PAUSE: Duration = Duration::from_secs(2);
-
-/// Instead of a time: no feed has been followed.
-const UNLIMITED: u64 = u64::MAX;
+/// How long an examination of the server is good for: the next one is due after a second, and may take two.
+const EXAMINATION_VALIDITY: Duration = Duration::from_secs(3);
 
 pub(super) struct Link {
     pub(super) options: RedisOptions,
     pub(super) scripts: Scripts,
-    client: Client,
-    /// Where connections are looked for: a fault may be noticed outside the runtime.
-    runtime: Handle,
     state: RwLock<State>,
-    missed: Mutex<Missed>,
-    told: Mutex<Told>,
-    /// Told when there is a first missed change, so that Redis is told soon.
-    first_missed: Arc<Notify>,
-    /// Whether there are missed changes: what Redis holds may be older than they are.
-    is_distrusted: AtomicBool,
+    pending: Mutex<Pending>,
+    /// Whether there are pending changes, which what Redis holds may be older than.
+    has_pending: AtomicBool,
+    /// Notified of the first pending change, so that it is sent soon.
+    first_pending: Arc<Notify>,
+    sent: Mutex<Sent>,
     /// Many rows are being changed, or that was interrupted.
-    is_changing: AtomicBool,
-    /// A follower has lost its feed, so changes made elsewhere may not be remembered either.
-    is_unfollowed: AtomicBool,
-    start: Instant,
-    /// When a feed that has been followed counts as lost though nobody has said so, in nanoseconds
-    /// since the start.
-    followed_until: AtomicU64,
-    /// When the server has to have been examined again, likewise.
+    is_bulk_changing: AtomicBool,
+    /// While a feed is lost, changes made elsewhere may not be marked in Redis either.
+    freshness: Freshness,
+    /// When the latest examination of the server expires, on the clock of `freshness`.
     examined_until: AtomicU64,
     /// The latest fault that was logged, until Redis is used again.
     logged: Mutex<Option<String>>,
-    /// Whether Redis is used, for whoever watches.
+    /// Whether Redis is used.
     gauge: Gauge,
 }
 
@@ -67,7 +49,7 @@ pub(super) struct Link {
 #[derive(Clone)]
 pub(super) struct Connected {
     pub(super) connection: MultiplexedConnection,
-    /// Of the server at its other end.
+    /// The run of the server at its other end.
     pub(super) run: Run,
 }
 
@@ -77,85 +59,99 @@ enum State {
 }
 
 impl Link {
-    pub(super) async fn new(client: Client, options: RedisOptions) -> Arc<Self> {
-        let link = Arc::new(Self {
+    pub(super) fn new(options: RedisOptions) -> Self {
+        Self {
             options,
             scripts: Scripts::new(),
-            client,
-            runtime: Handle::current(),
             state: RwLock::new(State::Down),
-            missed: Mutex::new(Missed::none()),
-            told: Mutex::default(),
-            first_missed: Arc::default(),
-            is_distrusted: AtomicBool::new(false),
-            is_changing: AtomicBool::new(false),
-            is_unfollowed: AtomicBool::new(false),
-            start: Instant::now(),
-            followed_until: AtomicU64::new(UNLIMITED),
+            pending: Mutex::new(Pending::none()),
+            has_pending: AtomicBool::new(false),
+            first_pending: Arc::default(),
+            sent: Mutex::default(),
+            is_bulk_changing: AtomicBool::new(false),
+            freshness: Freshness::until_loss(),
             examined_until: AtomicU64::new(0),
             logged: Mutex::new(None),
             gauge: Gauge::new(&metric::REDIS_STATE, &[]),
-        });
-        if let Err(error) = link.connect().await {
-            link.log(&error);
         }
-        link.runtime.spawn(supervise(Arc::downgrade(&link)));
-        link
     }
 
-    /// A connection to read from and write to, unless Redis is to be bypassed.
+    /// Returns a connection to read from and write to, unless Redis is to be bypassed.
     pub(super) fn trusted(&self) -> Option<Connected> {
-        if self.is_bypassed() { None } else { self.any() }
+        if self.is_bypassed() { None } else { self.connected() }
     }
 
-    /// Whether there is such a connection.
-    pub(super) fn is_trusted(&self) -> bool {
-        self.trusted().is_some()
+    /// Returns the connection, if there is one. What is read from it may be outdated.
+    pub(super) fn connected(&self) -> Option<Connected> {
+        match &*read(&self.state) {
+            State::Up(connected) => Some(connected.clone()),
+            State::Down => None,
+        }
     }
 
     fn is_bypassed(&self) -> bool {
-        let now = self.nanoseconds(Instant::now());
-        now > self.followed_until.load(Ordering::Acquire)
+        let now = self.freshness.now();
+        self.freshness.since(now).is_none()
             || now > self.examined_until.load(Ordering::Acquire)
-            || self.is_distrusted.load(Ordering::Acquire)
-            || self.is_unfollowed.load(Ordering::Acquire)
+            || self.has_pending()
     }
 
-    /// Nanoseconds since the link was made.
-    fn nanoseconds(&self, time: Instant) -> u64 {
-        time.saturating_duration_since(self.start).as_nanos() as u64
+    /// Marks a change in Redis, so that older entries are not read any more. Where that fails, Redis is
+    /// bypassed until it has been done.
+    pub(super) async fn mark(self: &Arc<Self>, change: &Change) {
+        self.send(change, false).await;
     }
 
-    /// Sets how long the latest sign of life of the feed vouches for what Redis holds: also after a
-    /// follower that has been replaced said that its own was lost.
-    pub(super) fn follow_until(&self, time: Instant) {
-        self.followed_until.store(self.nanoseconds(time), Ordering::Release);
-        self.set_unfollowed(false);
+    /// Does the same, and publishes the change to the other instances.
+    pub(super) async fn mark_and_publish(self: &Arc<Self>, change: &Change) {
+        self.send(change, true).await;
     }
 
-    /// Sets whether the feed of changes is lost.
-    pub(super) fn set_unfollowed(&self, is_unfollowed: bool) {
-        if self.is_unfollowed.swap(is_unfollowed, Ordering::AcqRel) != is_unfollowed {
-            self.report(&self.state());
+    async fn send(self: &Arc<Self>, change: &Change, publish: bool) {
+        let unsent = Unsent { link: self.clone(), changes: vec![change.clone()] };
+        let Some(Connected { mut connection, run }) = self.connected() else { return };
+        match self.scripts.mark(&mut connection, &self.options, change, publish).await {
+            Ok(()) if self.add_sent(run, change) => unsent.disarm(),
+            // The server has a successor by now.
+            Ok(()) => {}
+            Err(error) => self.bypass(&error),
         }
+    }
+
+    /// Remembers that a change was sent to a server; `false` if another one is used by now.
+    pub(super) fn add_sent(&self, run: Run, change: &Change) -> bool {
+        lock(&self.sent).add(run, change.clone())
+    }
+
+    /// Learns what happened to a feed of the database.
+    pub(super) async fn on_feed_event(self: &Arc<Self>, event: &FeedEventKind) {
+        match event {
+            FeedEventKind::Changed(change) => return self.mark(change).await,
+            // No feed may have been followed when the entries that are there became outdated.
+            FeedEventKind::Connected => self.mark(&Change::All).await,
+            FeedEventKind::Heartbeat { .. } | FeedEventKind::Lost => {}
+        }
+        self.freshness.on_feed_event(event);
+        self.report();
     }
 
     /// Bypasses Redis from now on, until it answers again.
-    pub(super) fn fail(&self, error: &RedisError) {
+    pub(super) fn bypass(&self, error: &RedisError) {
         let mut state = self.state();
         if matches!(*state, State::Up(_)) {
-            self.log(error);
-            self.enter(&mut state, State::Down);
+            self.log_fault(error);
+            *state = State::Down;
+            self.report_state(&state);
         }
     }
 
-    /// The fault that was logged last, for as long as it lasts.
+    /// Returns the fault that was logged last, for as long as it lasts.
     pub(super) fn fault(&self) -> Option<String> {
         lock(&self.logged).clone()
     }
 
     /// Logs a fault, once for as long as it lasts.
-    fn log(&self, error: &RedisError) {
+    pub(super) fn log_fault(&self, error: &RedisError) {
         let text = error.to_string();
         let mut logged = lock(&self.logged);
         if logged.as_ref() != Some(&text) {
@@ -164,210 +160,151 @@ impl Link {
         }
     }
 
-    /// Notes that Redis is bypassed because many rows are being changed.
-    pub(super) fn set_changing(&self) {
-        if !self.is_changing.swap(true, Ordering::AcqRel) {
-            let problem = "many keys are being changed, or that was interrupted: where it was, run it \
-                 again, or lxk cache clear --all";
-            self.log(&RedisError::from((ErrorKind::Client, problem)));
-            self.report(&self.state());
-        }
-    }
-
-    /// Notes the end of that.
-    async fn look_for_marker(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        if self.is_changing.load(Ordering::Acquire) {
-            let mut exists = redis::cmd("EXISTS");
-            exists.arg(self.options.bulk_change_marker());
-            self.is_changing.store(exists.query_async(connection).await?, Ordering::Release);
-            if !self.is_changing.load(Ordering::Acquire) {
-                self.log_recovery();
-            }
-        }
-        Ok(())
-    }
-
     fn log_recovery(&self) {
         if lock(&self.logged).take().is_some() {
             info!("Redis is used again");
         }
     }
 
-    /// Remembers a change in Redis, so that older entries are not read any more. Where that fails,
-    /// Redis is bypassed until it has been told.
-    pub(super) async fn remember(self: &Arc<Self>, change: &Change, tell_others: bool) {
-        let unfinished = Unfinished { link: self.clone(), changes: vec![change.clone()] };
-        let Some(Connected { mut connection, run }) = self.any() else { return };
-        let remember = self.scripts.remember(&mut connection, &self.options, change, tell_others);
-        match remember.await {
-            Ok(()) if self.note_told(run, change) => unfinished.disarm(),
-            // Told to a server that has a successor by now.
-            Ok(()) => {}
-            Err(error) => self.fail(&error),
+    /// Learns that Redis is bypassed because many rows are being changed.
+    pub(super) fn on_bulk_change(&self) {
+        if !self.is_bulk_changing.swap(true, Ordering::AcqRel) {
+            let problem = "many keys are being changed, or that was interrupted: where it was, run it \
+                 again, or lxk cache clear --all";
+            self.log_fault(&RedisError::from((ErrorKind::Client, problem)));
+            self.report();
         }
     }
 
-    /// Notes that a server was told of a change; `false` where another one is used by now.
-    pub(super) fn note_told(&self, run: Run, change: &Change) -> bool {
-        lock(&self.told).add(run, change.clone())
-    }
-
-    /// The present generation and time of the server; another generation where it had none, or its clock
-    /// was set back.
-    pub(super) async fn touch(
+    /// Looks whether that has ended.
+    pub(super) async fn check_bulk_change(
         &self,
         connection: &mut MultiplexedConnection,
-    ) -> RedisResult<(Generation, ServerTime)> {
-        self.scripts.touch(connection, &self.options).await
+    ) -> RedisResult<()> {
+        if self.is_bulk_changing.load(Ordering::Acquire) {
+            let mut exists = redis::cmd("EXISTS");
+            exists.arg(self.options.bulk_change_marker());
+            let is_marked: bool = exists.query_async(connection).await?;
+            self.is_bulk_changing.store(is_marked, Ordering::Release);
+            if !is_marked {
+                self.log_recovery();
+            }
+        }
+        Ok(())
     }
 
-    pub(super) fn any(&self) -> Option<Connected> {
-        match &*read(&self.state) {
-            State::Up(connected) => Some(connected.clone()),
-            State::Down => None,
+    /// Returns when an examination of the server that begins now expires.
+    pub(super) fn examination_end(&self) -> u64 {
+        self.freshness.now() + nanoseconds(EXAMINATION_VALIDITY)
+    }
+
+    pub(super) fn set_examined_until(&self, end: u64) {
+        self.examined_until.store(end, Ordering::Release);
+    }
+
+    /// Has Redis bypassed until the changes were sent.
+    pub(super) fn defer(&self, changes: impl IntoIterator<Item = Change>) {
+        let mut pending = lock(&self.pending);
+        changes.into_iter().for_each(|change| pending.add(change));
+        if !pending.is_empty() && !self.has_pending.swap(true, Ordering::AcqRel) {
+            self.first_pending.notify_one();
         }
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.has_pending.load(Ordering::Acquire)
+    }
+
+    pub(super) fn first_pending(&self) -> Arc<Notify> {
+        self.first_pending.clone()
+    }
+
+    /// Takes the pending changes, to send them. Those that are left when the value is dropped are pending
+    /// again.
+    pub(super) fn take_pending(self: &Arc<Self>) -> Unsent {
+        let pending = mem::replace(&mut *lock(&self.pending), Pending::none());
+        Unsent { link: self.clone(), changes: pending.into_changes() }
+    }
+
+    /// Has a server that was connected receive what was sent to another one shortly before.
+    pub(super) fn replay_to(&self, run: Run) {
+        let changes = lock(&self.sent).replay_to(run);
+        self.defer(changes);
+    }
+
+    /// Uses a connection, unless there are pending changes: then it returns `false`.
+    pub(super) fn set_connected(&self, connected: &Connected) -> bool {
+        // Under the lock: a change that becomes pending from here on finds the connection in use, and has
+        // it bypassed.
+        let pending = lock(&self.pending);
+        if !pending.is_empty() {
+            return false;
+        }
+        self.has_pending.store(false, Ordering::Release);
+        let mut state = self.state();
+        *state = State::Up(connected.clone());
+        self.report_state(&state);
+        self.log_recovery();
+        true
     }
 
     fn state(&self) -> RwLockWriteGuard<'_, State> {
         write(&self.state)
     }
 
-    fn enter(&self, state: &mut State, new: State) {
-        *state = new;
-        self.report(state);
+    /// Sets the gauge.
+    pub(super) fn report(&self) {
+        self.report_state(&self.state());
     }
 
-    /// Sets the gauge, under the lock of the state: of two reports the later one stands.
-    fn report(&self, state: &State) {
+    /// Does the same under the lock of the state, so that an older report does not overwrite a newer one.
+    fn report_state(&self, state: &State) {
         let is_used = matches!(state, State::Up(_))
             && !self.is_bypassed()
-            && !self.is_changing.load(Ordering::Acquire);
+            && !self.is_bulk_changing.load(Ordering::Acquire);
         self.gauge.set(|| is_used.into());
     }
+}
 
-    /// Has Redis bypassed until it has been told of the changes.
-    fn miss(&self, changes: impl IntoIterator<Item = Change>) {
-        let mut missed = lock(&self.missed);
-        changes.into_iter().for_each(|change| missed.add(change));
-        if !self.is_distrusted.swap(true, Ordering::AcqRel) {
-            self.first_missed.notify_one();
+impl Invalidate for Arc<Link> {
+    /// Marks the changes already: if this process dies during the write, no entry counts any more that was
+    /// read before it.
+    async fn before_write(&self, changes: &[Change]) {
+        // `All` can wait: it is the change of `expire` alone, and what that revokes is refused already.
+        for change in changes.iter().filter(|change| **change != Change::All) {
+            self.mark(change).await;
         }
     }
 
-    /// Looks for a connection that can be trusted.
-    async fn connect(self: &Arc<Self>) -> RedisResult<()> {
-        let timeout = Some(self.options.timeout);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(timeout)
-            .set_response_timeout(timeout);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let run = self.examine(&mut connection).await?;
-        let again = lock(&self.told).again(run);
-        if !again.is_empty() {
-            self.miss(again);
+    async fn invalidate(&self, changes: &[Change]) {
+        for change in changes {
+            self.mark_and_publish(change).await;
         }
-        while !self.trust(&connection, run) {
-            // Others may have read from it, and from this one, what the changes made old.
-            let changes = mem::replace(&mut *lock(&self.missed), Missed::none()).changes();
-            let mut missed = Unfinished { link: self.clone(), changes };
-            while let Some(change) = missed.changes.last() {
-                self.scripts.remember(&mut connection, &self.options, change, true).await?;
-                self.note_told(run, change);
-                missed.changes.pop();
-            }
-        }
-        Ok(())
     }
 
-    /// Uses a connection, unless there are changes that Redis has to be told of first.
-    fn trust(&self, connection: &MultiplexedConnection, run: Run) -> bool {
-        // Under the lock: a change that is missed from here on finds the connection in use, and has it
-        // bypassed.
-        let missed = lock(&self.missed);
-        if !missed.is_none() {
-            return false;
-        }
-        self.is_distrusted.store(false, Ordering::Release);
-        let connected = Connected { connection: connection.clone(), run };
-        self.enter(&mut self.state(), State::Up(connected));
-        self.log_recovery();
-        true
-    }
-
-    /// Examines the server: a sign of life, which is a write.
-    async fn examine(&self, connection: &mut MultiplexedConnection) -> RedisResult<Run> {
-        let until = Instant::now() + TRUSTED;
-        let run = examine(connection).await.inspect_err(|error| {
-            // Marks of changes may be gone when it is of use again.
-            if error.kind() == ErrorKind::Client {
-                self.miss([Change::All]);
-            }
-        })?;
-        self.touch(connection).await?;
-        self.examined_until.store(self.nanoseconds(until), Ordering::Release);
-        Ok(run)
-    }
-
-    /// Examines the server that is used, or looks for one.
-    async fn check(self: &Arc<Self>) -> RedisResult<()> {
-        let Some(Connected { mut connection, run }) = self.any() else {
-            return self.connect().await;
-        };
-        if self.examine(&mut connection).await? == run {
-            self.look_for_marker(&mut connection).await?;
-            self.report(&self.state());
-            return Ok(());
-        }
-        Err(RedisError::from((
-            ErrorKind::Client,
-            "another server answers in place of the one before",
-        )))
+    fn invalidate_abandoned(&self, changes: &[Change]) {
+        drop(Unsent { link: self.clone(), changes: changes.to_vec() });
     }
 }
 
-/// Keeps an eye on Redis for as long as somebody uses the link.
-async fn supervise(link: Weak<Link>) {
-    let mut pause = HEARTBEAT;
-    loop {
-        let Some(strong) = link.upgrade() else { return };
-        let first_missed = strong.first_missed.clone();
-        drop(strong);
-        let _ = timeout(pause, first_missed.notified()).await;
-        let Some(link) = link.upgrade() else { return };
-        pause = match link.check().await {
-            Ok(()) => HEARTBEAT,
-            Err(error) => {
-                link.fail(&error);
-                link.log(&error);
-                let is_waited_for = link.is_distrusted.load(Ordering::Acquire);
-                let longest = if is_waited_for { SHORT_PAUSE } else { LONGEST_PAUSE };
-                longest.min(2 * pause)
-            }
-        };
-    }
-}
-
-/// Changes that are being made or remembered. Where it is dropped before that is done, Redis is bypassed
-/// until it has been told of them.
-pub(super) struct Unfinished {
-    pub(super) link: Arc<Link>,
+/// Changes that are being sent. If they are dropped before that is done, Redis is bypassed until it is.
+pub(super) struct Unsent {
+    link: Arc<Link>,
     pub(super) changes: Vec<Change>,
 }
 
-impl Unfinished {
-    /// Leaves the changes to somebody else.
-    pub(super) fn disarm(mut self) {
+impl Unsent {
+    fn disarm(mut self) {
         self.changes.clear();
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for Unsent {
     fn drop(&mut self) {
         if !self.changes.is_empty() {
-            self.link.miss(self.changes.drain(..));
+            self.link.defer(self.changes.drain(..));
             let problem = "a change could not be remembered";
-            self.link.fail(&RedisError::from((ErrorKind::Client, problem)));
+            self.link.bypass(&RedisError::from((ErrorKind::Client, problem)));
         }
     }
 }

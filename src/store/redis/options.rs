@@ -1,16 +1,16 @@
-//! How a tier in Redis is set up, and what it calls its entries there.
+//! The options of a cache in Redis, and the names that it uses there.
 
 use std::time::Duration;
 
 use tracing::warn;
 
 use crate::crypto::hash::KeyHash;
-use crate::store::Change;
+use crate::store::change::Change;
 
 /// Shortest and longest life of an entry.
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 
-/// What a [`RedisStore`](crate::store::RedisStore) calls its entries, how long it keeps them, and how long it
+/// How a [`RedisStore`](crate::store::RedisStore) names its entries, how long it keeps them, and how long it
 /// waits for Redis.
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
@@ -57,11 +57,12 @@ impl RedisOptions {
         Self { timeout, ..self }
     }
 
+    /// Returns the name of the entry of a hash.
     pub(super) fn entry(&self, hash: &KeyHash) -> String {
         format!("{}auth:key:{}", self.prefix, hash.to_hex())
     }
 
-    /// The name under which the time of the latest such change is remembered.
+    /// Returns the name of the mark of such a change: it holds the time of the latest one.
     ///
     /// Keys and owners share 65,536 names: whoever can make changes, or notifications of some, cannot
     /// fill Redis with their ids. Two that share one cost a look-up that was not needed.
@@ -73,27 +74,29 @@ impl RedisOptions {
         format!("{}auth:changed:{name}", self.prefix)
     }
 
-    /// The name of the present generation: another value has everything forgotten.
+    /// Returns the name of the present generation: with another value, no entry counts any more.
     pub(super) fn generation(&self) -> String {
         format!("{}auth:generation", self.prefix)
     }
 
-    /// The name of the latest time that a change or an entry has.
+    /// Returns the name of the latest time that a mark or an entry has.
     pub(super) fn clock(&self) -> String {
         format!("{}auth:clock", self.prefix)
     }
 
-    /// The name that is there while many rows are being changed, and stays where that was interrupted:
-    /// Redis is bypassed for as long. See [`RedisStore::begin_bulk_change`](super::RedisStore::begin_bulk_change).
+    /// Returns the name that exists while many rows are being changed, and stays where that was
+    /// interrupted: Redis is bypassed for as long. See
+    /// [`RedisStore::begin_bulk_change`](crate::store::RedisStore::begin_bulk_change).
     pub fn bulk_change_marker(&self) -> String {
         format!("{}auth:changing", self.prefix)
     }
 
+    /// Returns the channel on which changes are published.
     pub(super) fn channel(&self) -> String {
         format!("{}auth:changes", self.prefix)
     }
 
-    /// A pattern for `SCAN` that all entries match, and nothing with another prefix.
+    /// Returns a pattern for `SCAN` that all entries match, and nothing with another prefix.
     pub fn entry_pattern(&self) -> String {
         let mut pattern = String::new();
         for character in self.prefix.chars() {

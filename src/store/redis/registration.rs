@@ -1,4 +1,4 @@
-//! The database's knowledge of the tier.
+//! The registration of the cache with the database, so that others who change rows know of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -8,22 +8,23 @@ use redis::{Client, ConnectionAddr};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::RedisOptions;
-use crate::store::{KeyLookup, SharedCache};
+use super::options::RedisOptions;
+use crate::store::KeyLookup;
+use crate::store::shared_cache::SharedCache;
 
-/// How often a store that is used notes that it is.
-const RENEWAL: Duration = Duration::from_secs(600);
-/// How soon it tries again where the database did not take the note.
-const RETRY: Duration = Duration::from_secs(60);
+/// How often the registration of a store that is used is renewed.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(600);
+/// How soon it is tried again after a failure.
+const RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// Has the database know of the tier once copies are kept there.
+/// Registers the cache once it holds entries.
 pub(super) struct Registration {
     cache: SharedCache,
     has_begun: AtomicBool,
 }
 
 impl RedisOptions {
-    /// The tier over this server as the database knows it.
+    /// Returns the cache on this server, as it is registered with the database.
     pub fn shared_cache(&self, client: &Client) -> SharedCache {
         SharedCache::new(&self.prefix, &address(client))
     }
@@ -34,7 +35,7 @@ impl Registration {
         Self { cache, has_begun: AtomicBool::new(false) }
     }
 
-    /// Begins to note the tier, unless that has begun.
+    /// Registers the cache and keeps renewing that, unless it has begun.
     pub(super) fn begin(&self, store: &Arc<impl KeyLookup + 'static>) {
         if !self.has_begun.load(Ordering::Relaxed) && !self.has_begun.swap(true, Ordering::Relaxed)
         {
@@ -54,11 +55,11 @@ async fn renew(store: Weak<impl KeyLookup>, cache: SharedCache) {
             warn!(%error, "the database was not told that Redis holds copies: lxk cannot know of them");
         }
         has_failed = registered.is_err();
-        sleep(if has_failed { RETRY } else { RENEWAL }).await;
+        sleep(if has_failed { RETRY_DELAY } else { RENEWAL_INTERVAL }).await;
     }
 }
 
-/// Where Redis is, without what lets one in.
+/// Returns where Redis is, without user and password.
 fn address(client: &Client) -> String {
     let info = client.get_connection_info();
     let database = info.redis_settings().db();

@@ -1,4 +1,4 @@
-//! What is written to Redis: each in one step that nothing comes between.
+//! The scripts that write to Redis, each atomically.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use redis::Script;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
 
-use super::entry::{Generation, Moment, ServerTime};
+use super::entry::{Generation, ServerTime, Timestamp};
 use super::options::RedisOptions;
 use crate::crypto::hash::KeyHash;
-use crate::store::Change;
+use crate::store::change::Change;
 use crate::util::random::fill_random;
 
-/// Notes a change, and returns the generation and the time of the server.
+/// Marks a change, and returns the generation and the time of the server.
 ///
-/// A new generation has everything forgotten: an entry counts in its own alone. It begins where that is
-/// wanted, where the name is missing or holds anything else (after `FLUSHALL` nothing is known of the changes before), and where
-/// the clock of the server was set back: a change would get an earlier time than entries that are older.
-/// The clock is the latest time that any change or entry has. None of the names ever expires, so
-/// `volatile-*` policies do not take them.
-const NOTE: &str = "
+/// A new generation invalidates everything, since an entry counts in its own alone. It begins where that is
+/// wanted; where the name is missing or holds anything else, since after `FLUSHALL` nothing is known of
+/// earlier changes; and where the clock of the server was set back, since the mark of a change would then be
+/// earlier than entries that are older. The clock is the latest time that any mark or entry has. None of the
+/// names ever expires, so `volatile-*` policies do not evict them.
+const MARK: &str = "
     local time = redis.call('TIME')
     local now = time[1] * 1000000 + time[2]
     local text = string.format('%d', now)
@@ -38,8 +38,8 @@ const NOTE: &str = "
     return {generation, text}
 ";
 
-/// Stores an entry, unless everything has been forgotten since it was read, or the clock was set back:
-/// less time has passed on it than in the client.
+/// Stores an entry, unless another generation has begun since it was read, or the clock was set back: less
+/// time has passed on it than in the client.
 const FILL: &str = "
     local time = redis.call('TIME')
     local now = time[1] * 1000000 + time[2]
@@ -51,21 +51,25 @@ const FILL: &str = "
     return 1
 ";
 
-/// Takes a marker away, unless somebody else has set it anew.
-const UNMARK: &str = "
+/// Removes a marker, unless somebody else has set it anew.
+const COMPARE_AND_DELETE: &str = "
     if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
     return 1
 ";
 
 pub(super) struct Scripts {
-    note: Script,
+    mark: Script,
     fill: Script,
-    unmark: Script,
+    compare_and_delete: Script,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
-        Self { note: Script::new(NOTE), fill: Script::new(FILL), unmark: Script::new(UNMARK) }
+        Self {
+            mark: Script::new(MARK),
+            fill: Script::new(FILL),
+            compare_and_delete: Script::new(COMPARE_AND_DELETE),
+        }
     }
 
     /// Proves that Redis can be written to, and returns the present generation and time.
@@ -74,7 +78,7 @@ impl Scripts {
         connection: &mut MultiplexedConnection,
         options: &RedisOptions,
     ) -> RedisResult<(Generation, ServerTime)> {
-        self.note(connection, options, None, "").await
+        self.run_mark(connection, options, None, "").await
     }
 
     /// Sends a message on the channel, in a step that a replica refuses: publishing alone it would not.
@@ -84,76 +88,76 @@ impl Scripts {
         options: &RedisOptions,
         message: &str,
     ) -> RedisResult<()> {
-        self.note(connection, options, None, message).await.map(drop)
+        self.run_mark(connection, options, None, message).await.map(drop)
     }
 
-    /// Remembers a change, and tells those who listen if they are to be told.
-    pub(super) async fn remember(
+    /// Marks a change, and publishes it if the other instances have to know.
+    pub(super) async fn mark(
         &self,
         connection: &mut MultiplexedConnection,
         options: &RedisOptions,
         change: &Change,
-        tell_others: bool,
+        publish: bool,
     ) -> RedisResult<()> {
-        let message = if tell_others { change.to_text() } else { String::new() };
-        self.note(connection, options, Some(change), &message).await.map(drop)
+        let message = if publish { change.to_text() } else { String::new() };
+        self.run_mark(connection, options, Some(change), &message).await.map(drop)
     }
 
-    async fn note(
+    async fn run_mark(
         &self,
         connection: &mut MultiplexedConnection,
         options: &RedisOptions,
         change: Option<&Change>,
         message: &str,
     ) -> RedisResult<(Generation, ServerTime)> {
-        let mut note = self.note.key(options.generation());
-        note.key(options.clock());
+        let mut mark = self.mark.key(options.generation());
+        mark.key(options.clock());
         let extent = match change {
             Some(Change::All) => "all",
             Some(change) => {
-                note.key(options.mark(change));
+                mark.key(options.mark(change));
                 ""
             }
             None => "",
         };
         let channel = if message.is_empty() { String::new() } else { options.channel() };
-        note.arg(format!("{:016x}", random()?)).arg(extent).arg(channel).arg(message);
-        let (generation, time): (String, ServerTime) = note.invoke_async(connection).await?;
+        mark.arg(format!("{:016x}", random()?)).arg(extent).arg(channel).arg(message);
+        let (generation, time): (String, ServerTime) = mark.invoke_async(connection).await?;
         let generation = Generation::from_str_radix(&generation, 16);
         Ok((generation.map_err(|_| RedisError::from(NO_GENERATION))?, time))
     }
 
-    /// Stores an entry, which was read at the `moment`, so long ago, for so many milliseconds.
+    /// Stores an entry for `milliseconds`. `elapsed` is the time in this process since it was read.
     pub(super) async fn fill(
         &self,
         connection: &mut MultiplexedConnection,
         options: &RedisOptions,
         hash: &KeyHash,
-        (moment, entry): (Moment, Vec<u8>),
+        (read_at, entry): (Timestamp, Vec<u8>),
         elapsed: Duration,
         milliseconds: u64,
     ) -> RedisResult<()> {
         let mut fill = self.fill.key(options.generation());
         fill.key(options.clock()).key(options.entry(hash));
-        fill.arg(format!("{:016x}", moment.generation))
-            .arg(moment.time)
+        fill.arg(format!("{:016x}", read_at.generation))
+            .arg(read_at.time)
             .arg(entry)
             .arg(milliseconds)
             .arg(elapsed_at_least(elapsed));
         fill.invoke_async(connection).await
     }
 
-    pub(super) async fn unmark(
+    pub(super) async fn compare_and_delete(
         &self,
         connection: &mut MultiplexedConnection,
         name: &str,
         value: &str,
     ) -> RedisResult<()> {
-        self.unmark.key(name).arg(value).invoke_async(connection).await
+        self.compare_and_delete.key(name).arg(value).invoke_async(connection).await
     }
 }
 
-/// What has passed on the clock of the server at least, in microseconds: two clocks never go alike.
+/// Returns the least time that has passed on the clock of the server, in microseconds: two clocks drift.
 fn elapsed_at_least(elapsed: Duration) -> u64 {
     (elapsed - elapsed / 100).as_micros() as u64
 }

@@ -1,11 +1,11 @@
-//! What the server says of itself, and whether a cache can rely on it.
+//! The examination of a server: what it says of itself, and whether a cache can rely on it.
 
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisError, RedisResult};
 
 use super::entry::Run;
 
-/// What has to hold for as long as a server is used.
+/// Checks what has to hold for as long as a server is used, and returns which run of which server it is.
 pub(super) async fn examine(connection: &mut MultiplexedConnection) -> RedisResult<Run> {
     let mut pipe = redis::pipe();
     for section in ["server", "replication", "memory"] {
@@ -21,8 +21,8 @@ pub(super) async fn examine(connection: &mut MultiplexedConnection) -> RedisResu
         "slave" => return Err(unfit("this server is a replica, which takes no changes", "")),
         _ => return Err(unfit("the server does not say by INFO whether it is a master", "")),
     }
-    // Only `allkeys-*` takes what never expires: marks of changes go, and the entries that they speak of
-    // stay. https://redis.io/docs/latest/develop/reference/eviction/
+    // Only `allkeys-*` evicts what never expires: marks of changes would go, and the entries that they
+    // outdate would stay. https://redis.io/docs/latest/develop/reference/eviction/
     match field("maxmemory_policy") {
         "noeviction" => {}
         policy if policy.starts_with("volatile-") => {}

@@ -150,7 +150,7 @@ impl Subscription for SqliteSubscription {
         }
     }
 
-    async fn beat(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         self.is_asked = true;
         Ok(())
     }
@@ -188,7 +188,7 @@ impl SqliteSubscription {
         }
         self.seen = now;
         if std::mem::take(&mut self.is_asked) {
-            self.messages.push_back(Message::Beat);
+            self.messages.push_back(Message::Heartbeat);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! What the cache holds and what it is searched by stay the same, whatever happens in whatever order.
+//! The entries and the index agree, whatever happens in whatever order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
+struct Found {
     id: u8,
     owner: u8,
     is_final: bool,
@@ -16,7 +16,7 @@ struct Entry {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Keep { question: u8, found: Option<Entry> },
+    Insert { cache_key: u8, found: Option<Found> },
     Invalidate(Target),
 }
 
@@ -30,8 +30,8 @@ enum Target {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let entry = (0..8_u8, 0..3_u8, any::<bool>());
-    let entry = entry.prop_map(|(id, owner, is_final)| Entry { id, owner, is_final });
-    let keep = (0..16_u8, proptest::option::weighted(0.9, entry));
+    let entry = entry.prop_map(|(id, owner, is_final)| Found { id, owner, is_final });
+    let insert = (0..16_u8, proptest::option::weighted(0.9, entry));
     let target = prop_oneof![
         4 => (0..8_u8).prop_map(Target::Key),
         4 => (0..3_u8).prop_map(Target::Owner),
@@ -39,7 +39,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Target::All),
     ];
     let step = prop_oneof![
-        8 => keep.prop_map(|(question, found)| Step::Keep { question, found }),
+        8 => insert.prop_map(|(cache_key, found)| Step::Insert { cache_key, found }),
         3 => target.prop_map(Step::Invalidate),
     ];
     vec(step, 0..100)
@@ -47,16 +47,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// The rules, without any index.
 #[derive(Default)]
-struct Model(BTreeMap<u8, Option<Entry>>);
+struct Model(BTreeMap<u8, Option<Found>>);
 
 impl Model {
     fn take(&mut self, step: Step) {
         match step {
-            Step::Keep { question, found } => {
+            Step::Insert { cache_key, found } => {
                 if let Some(new) = found {
-                    self.0.retain(|_, kept| kept.is_none_or(|kept| kept.id != new.id));
+                    self.0.retain(|_, found| found.is_none_or(|found| found.id != new.id));
                 }
-                self.0.insert(question, found);
+                self.0.insert(cache_key, found);
             }
             Step::Invalidate(target) => self.0.retain(|_, kept| match (target, kept) {
                 (Target::Key(id), kept) => kept.is_none_or(|kept| kept.id != id),
@@ -68,23 +68,22 @@ impl Model {
     }
 }
 
-fn question(number: u8) -> KeyHash {
+fn cache_key(number: u8) -> KeyHash {
     KeyHash::from_bytes([number; 32])
 }
 
-fn take(copies: &Copies, step: Step) {
+fn take(entries: &Entries, step: Step) {
     match step {
-        Step::Keep { question: number, found } => {
+        Step::Insert { cache_key: number, found } => {
             let record = found.map(|entry| {
                 let (id, owner) = (entry.id.to_string(), entry.owner.to_string());
-                Arc::new(KeyRecord::new(id.into(), owner.into(), question(number)))
+                Arc::new(KeyRecord::new(id.into(), owner.into(), cache_key(number)))
             });
             let is_final = found.is_some_and(|entry| entry.is_final);
-            let position = copies.ledger().changes.position();
-            let reading = Reading { record, is_final };
-            copies.keep(question(number), position, copies.now(), &reading);
+            let loaded = Loaded { record, is_final };
+            entries.insert(cache_key(number), &loaded, entries.position(), entries.now());
         }
-        Step::Invalidate(target) => copies.invalidate(match target {
+        Step::Invalidate(target) => entries.invalidate(match target {
             Target::Key(id) => Change::Key(id.to_string().into()),
             Target::Owner(owner) => Change::Owner(owner.to_string().into()),
             Target::Added => Change::Added,
@@ -93,28 +92,28 @@ fn take(copies: &Copies, step: Step) {
     }
 }
 
-/// What is kept, after a look whether the ledger knows just that.
-fn kept(copies: &Copies) -> BTreeMap<u8, Option<Entry>> {
-    let ledger = copies.ledger();
+/// Returns the entries, after a check that the index has just those.
+fn contents(entries: &Entries) -> BTreeMap<u8, Option<Found>> {
+    let State { index, .. } = &*entries.state();
     let (mut by_id, mut by_owner) = (HashMap::new(), BTreeSet::new());
     let mut all = BTreeMap::new();
-    for (question, Kept { record, .. }) in copies.known.iter() {
-        by_id.insert(record.id.clone(), question);
-        by_owner.insert((record.owner.clone(), *question.as_bytes()));
+    for (cache_key, Entry { record, .. }) in entries.known.iter() {
+        by_id.insert(record.id.clone(), cache_key);
+        by_owner.insert((record.owner.clone(), *cache_key.as_bytes()));
         let number = |text: String| text.parse().expect("a number");
-        let entry = Entry {
+        let entry = Found {
             id: number(record.id.to_string()),
             owner: number(record.owner.to_string()),
-            is_final: !ledger.provisional.contains(&question),
+            is_final: !index.provisional.contains(&cache_key),
         };
-        all.insert(question.as_bytes()[0], Some(entry));
+        all.insert(cache_key.as_bytes()[0], Some(entry));
     }
-    assert_eq!(ledger.by_id, by_id);
-    assert_eq!(ledger.by_owner, by_owner);
-    assert!(ledger.provisional.iter().all(|question| copies.known.peek(question).is_some()));
-    let unknown = copies.unknown.iter().map(|(question, _)| (question.as_bytes()[0], None));
-    for (question, none) in unknown {
-        assert_eq!(all.insert(question, none), None, "known and unknown at once");
+    assert_eq!(index.by_id, by_id);
+    assert_eq!(index.by_owner, by_owner);
+    assert!(index.provisional.iter().all(|cache_key| entries.known.peek(cache_key).is_some()));
+    let unknown = entries.unknown.iter().map(|(cache_key, _)| (cache_key.as_bytes()[0], None));
+    for (cache_key, none) in unknown {
+        assert_eq!(all.insert(cache_key, none), None, "known and unknown at once");
     }
     all
 }
@@ -122,25 +121,25 @@ fn kept(copies: &Copies) -> BTreeMap<u8, Option<Entry>> {
 proptest! {
     #[test]
     fn with_room_for_all_just_what_the_rules_say_is_kept(steps in steps()) {
-        let (copies, mut model) = (Copies::new(CacheOptions::default()), Model::default());
+        let (entries, mut model) = (Entries::new(CacheOptions::default()), Model::default());
         for step in steps {
-            take(&copies, step);
+            take(&entries, step);
             model.take(step);
-            prop_assert_eq!(kept(&copies), model.0.clone());
+            prop_assert_eq!(contents(&entries), model.0.clone());
         }
     }
 
     #[test]
     fn without_room_for_all_nothing_else_is_kept(steps in steps(), entries in 0..6_u64) {
         let options = CacheOptions::default().max_bytes(entries * 1024).max_unknown_bytes(1024);
-        let (copies, mut model) = (Copies::new(options), Model::default());
+        let (entries, mut model) = (Entries::new(options), Model::default());
         for step in steps {
-            take(&copies, step);
+            take(&entries, step);
             model.take(step);
-            let kept = kept(&copies);
+            let contents = contents(&entries);
             // What was evicted may not come back.
-            model.0.retain(|question, _| kept.contains_key(question));
-            prop_assert_eq!(kept, model.0.clone());
+            model.0.retain(|cache_key, _| contents.contains_key(cache_key));
+            prop_assert_eq!(contents, model.0.clone());
         }
     }
 }
