@@ -61,6 +61,7 @@
 //! [`expose_secret`](ApiKey::expose_secret). What a caller presents is borrowed and not wiped: the
 //! buffer of the request is the caller's.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

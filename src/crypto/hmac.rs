@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn every_hash_of_the_lexikon_service_is_matched() {
-        let file: Value = serde_json::from_str(include_str!("../../tests/data/hash_vectors.json"))
-            .expect("the file is JSON");
+        let file: Value =
+            serde_json::from_str(include_str!("hash_vectors.json")).expect("the file is JSON");
         let vectors = file["vectors"].as_array().expect("a list of vectors");
         assert_eq!(vectors.len(), 122);
         for vector in vectors {

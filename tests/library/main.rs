@@ -16,6 +16,7 @@ mod http_properties;
 mod interop;
 mod keys;
 mod manage;
+mod pages;
 mod policy;
 mod postgres;
 mod promises;

@@ -13,4 +13,4 @@ pub const POSTGRES: &str = include_str!("../data/lexikon_postgres.sql");
 pub const POSTGRES_CASES: &str = include_str!("../data/lexikon_postgres_cases.json");
 
 /// Keys with their hashes in both formats.
-pub const HASH_VECTORS: &str = include_str!("../data/hash_vectors.json");
+pub const HASH_VECTORS: &str = include_str!("../../src/crypto/hash_vectors.json");
