@@ -46,7 +46,7 @@ fn parse(data: &[u8]) -> Result<bool, MalformedKey> {
 
 const BASE62: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Where the messages of errors about secrets are written.
-const MESSAGES: &str = include_str!("../../src/secret.rs");
+const MESSAGES: &str = include_str!("../../src/crypto/secret.rs");
 /// The current secret and a retired one.
 const SECRETS: [&str; 2] =
     ["fuzzing current 0123456789abcdef!", "fuzzing retired 0123456789abcdef!"];

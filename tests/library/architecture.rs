@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::slice::from_ref;
 
 use syn::visit::{self, Visit};
 use syn::{Attribute, ItemMod, ItemUse, Meta, UseTree, VisRestricted, Visibility};
@@ -110,7 +109,7 @@ fn read(folder: &Path, module: &[String], files: &mut BTreeMap<Names, File>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let inner = [module, from_ref(&name)].concat();
+        let inner = [module, std::slice::from_ref(&name)].concat();
         if path.is_dir() {
             read(&path, &inner, files);
         } else if name == "lib" || name == "main" {
