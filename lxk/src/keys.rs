@@ -221,7 +221,7 @@ pub async fn list(command: List, url: Option<&str>, output: &mut Output) -> Resu
         filter = filter.unused_since(ago(span));
     }
     if let Some(span) = command.expiring_in {
-        filter = filter.in_force(SystemTime::now()).expiring_before(ahead(span)?);
+        filter = filter.in_force().expiring_before(ahead(span)?);
     }
     let mut count = 0;
     database
@@ -515,8 +515,7 @@ pub async fn expire(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let database = Database::open_to_change(url).await?;
-    let now = SystemTime::now();
-    let total = database.table.count_expired(now).await?;
+    let total = database.table.count_expired().await?;
     if command.dry_run {
         output.object(&json!({"would_expire": total}));
         output.line(format!("{} would be marked", counted(total, "key")));
@@ -528,7 +527,7 @@ pub async fn expire(
         output.line("0 keys marked");
         return Ok(());
     }
-    let change = async |bulk: &mut Bulk| database.table.expire(now, bulk).await;
+    let change = async |bulk: &mut Bulk| database.table.expire(bulk).await;
     let expired = bulk::change(&database, total, RUN_AGAIN, change).await?;
     output.object(&json!({"expired": expired}));
     output.line(format!("{} marked", counted(expired, "key")));

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
 use lexikon_auth::LegacyPolicy;
-use lexikon_auth::admin::{KeyFilter, KeyTable, KnownFormat, ListedKey, StoredPolicy};
+use lexikon_auth::admin::{
+    DeprecatedKeys, KeyFilter, KeyTable, KnownFormat, LastUses, ListedKey, StoredPolicy,
+};
 use serde_json::{Value, json};
 
 use crate::arguments::{ago, ahead, date as parse_date, past_date, span};
@@ -81,8 +83,7 @@ async fn status(
     table: &KeyTable,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let now = SystemTime::now();
-    let status = waiting(table.migration_status(legacy.before, now)).await?;
+    let status = waiting(table.migration_status(legacy.before)).await?;
     output.line(columns(&[
         ("format", 11),
         ("known from", 10),
@@ -139,17 +140,18 @@ async fn status(
         let unknown = counted(impact.unknown, "key");
         output.line(format!("and perhaps some of {unknown} of unknown format{more}"));
     }
-    chart(&waiting(table.last_legacy_uses(legacy.before, ago(30 * DAY))).await?, output);
+    let used = legacy.keys().used_since(ago(30 * DAY));
+    chart(&waiting(table.last_uses_by_day(&used)).await?, output);
     Ok(())
 }
 
 /// When legacy keys were last used, a bar a day.
-fn chart(days: &[(String, u64)], output: &mut Output) {
+fn chart(days: &[LastUses], output: &mut Output) {
     const WIDTH: u64 = 40;
-    let Some(most) = days.iter().map(|(_, count)| *count).max() else { return };
+    let Some(most) = days.iter().map(|uses| uses.keys).max() else { return };
     output.line("");
     output.line("legacy keys by the day of their last use, as far as it has been recorded");
-    for (day, count) in days {
+    for LastUses { day, keys: count, .. } in days {
         output.object(&json!({"day": day, "last_used": count}));
         let bar = "█".repeat((count * WIDTH).div_ceil(most) as usize);
         output.line(format!("{day}  {bar} {count}"));
@@ -246,7 +248,7 @@ async fn policy(command: Policy, table: &KeyTable, output: &mut Output) -> Resul
         output.line(format!("would be {}", words(policy)));
         return Ok(());
     }
-    table.set_policy(policy, &by, SystemTime::now()).await?;
+    table.set_policy(policy, &by).await?;
     let stored = table.policies(1).await?;
     output.object(&stored.first().map_or(Value::Null, policy_object));
     output.line(policy_line(stored.first()));
@@ -298,7 +300,7 @@ pub struct Owners {
 }
 
 async fn owners(command: Owners, table: &KeyTable, output: &mut Output) -> Result<(), Failure> {
-    let filter = command.legacy.keys().in_force(SystemTime::now()).by_owner();
+    let filter = command.legacy.keys().in_force().by_owner();
     if command.csv {
         let mut csv = csv::Writer::from_writer(output);
         csv.write_record(["owner", "email", "key_id", "key_name", "last_used_at", "expires_at"])?;
@@ -396,7 +398,7 @@ async fn deprecate(
     let filter = command.legacy.keys();
     let total = waiting(table.count_deprecatable(&filter, expires_at)).await?;
     let word = if command.dry_run { "would be set" } else { "set" };
-    say_by_date(table, &command.legacy, now).await?;
+    say_by_date(table, &command.legacy).await?;
     let again = crate::output::timestamp(expires_at).unwrap_or_default();
     if !command.dry_run {
         // Before anything can be interrupted.
@@ -406,8 +408,7 @@ async fn deprecate(
         true => total,
         false => {
             let go_on = format!("say --revoke-at {again}");
-            let change =
-                async |bulk: &mut Bulk| table.deprecate(&filter, expires_at, now, bulk).await;
+            let change = async |bulk: &mut Bulk| table.deprecate(&filter, expires_at, bulk).await;
             bulk::change(database, total, &go_on, change).await?
         }
     };
@@ -421,10 +422,10 @@ async fn deprecate(
         counted(changed, "legacy key"),
         date(Some(expires_at), "")
     ));
-    if let Some((earliest, _)) = table.deprecation_dates().await?
-        && earliest < to_microseconds(expires_at)
+    if let Some(dates) = table.deprecation_dates().await?
+        && dates.earliest < to_microseconds(expires_at)
     {
-        let earliest = date(Some(earliest), "");
+        let earliest = date(Some(dates.earliest), "");
         output.line(format!("others were given an earlier date before, from {earliest} on"));
     }
     say_passed_over(table, &command.legacy, output).await?;
@@ -453,13 +454,14 @@ async fn undo(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let table = &database.table;
-    let total = waiting(table.count_deprecated(command.upgraded)).await?;
+    let keys = if command.upgraded { DeprecatedKeys::Upgraded } else { DeprecatedKeys::All };
+    let total = waiting(table.count_deprecated(keys)).await?;
     if command.dry_run {
         output.object(&json!({"dry_run": true, "restored": total}));
         output.line(format!("the expiry of {} would be restored", counted(total, "key")));
         return Ok(());
     }
-    let change = async |bulk: &mut Bulk| table.undo_deprecation(command.upgraded, bulk).await;
+    let change = async |bulk: &mut Bulk| table.undo_deprecation(keys, bulk).await;
     let restored = bulk::change(database, total, RUN_AGAIN, change).await?;
     output.object(&json!({"dry_run": false, "restored": restored}));
     output.line(format!("the expiry of {} restored", counted(restored, "key")));
@@ -473,9 +475,8 @@ async fn say_passed_over(
     output: &mut Output,
 ) -> Result<(), Failure> {
     output.flush();
-    let now = SystemTime::now();
     let unknown = KeyFilter::default().format(KnownFormat::Unknown).first_deployed(legacy.before);
-    let unknown = waiting(table.count(&unknown.in_force(now))).await?;
+    let unknown = waiting(table.count(&unknown.in_force())).await?;
     if unknown > 0 {
         let more = if legacy.before.is_none() { "; --before DATE tells more" } else { "" };
         let unknown = counted(unknown, "key");
@@ -485,9 +486,9 @@ async fn say_passed_over(
 }
 
 /// Says how many keys count as legacy because of their date alone, and whether that date is in doubt.
-async fn say_by_date(table: &KeyTable, legacy: &Legacy, now: SystemTime) -> Result<(), Failure> {
+async fn say_by_date(table: &KeyTable, legacy: &Legacy) -> Result<(), Failure> {
     let Some(before) = legacy.before else { return Ok(()) };
-    let status = waiting(table.migration_status(legacy.before, now)).await?;
+    let status = waiting(table.migration_status(legacy.before)).await?;
     let by_date = status.classes.iter().find(|class| class.by_date).map_or(0, |class| class.keys);
     if by_date > 0 {
         let modern = KeyFilter::default().format(KnownFormat::HmacSha256).made_before(before);
@@ -525,9 +526,8 @@ pub struct Revoke {
 
 async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Result<(), Failure> {
     let table = &database.table;
-    let now = SystemTime::now();
     let legacy = command.legacy.keys();
-    let in_use = legacy.clone().in_force(now).used_since(ago(command.unused_for));
+    let in_use = legacy.clone().in_force().used_since(ago(command.unused_for));
     let used = waiting(table.count(&in_use)).await?;
     if used > 0 && !command.force {
         list_some(table, &in_use, output).await?;
@@ -537,18 +537,18 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
             hours(command.unused_for)
         )));
     }
-    if let Some((_, latest)) = table.deprecation_dates().await?
-        && latest > now
+    if let Some(dates) = table.deprecation_dates().await?
+        && dates.latest > SystemTime::now()
         && !command.force
     {
         return Err(Failure::Refused(format!(
             "owners were given time until {}; wait, or say --force",
-            date(Some(latest), "")
+            date(Some(dates.latest), "")
         )));
     }
     let unrevoked = legacy.clone().unrevoked();
     let total = waiting(table.count(&unrevoked)).await?;
-    say_by_date(table, &command.legacy, now).await?;
+    say_by_date(table, &command.legacy).await?;
     if command.dry_run && !output.is_json() {
         list_some(table, &unrevoked, output).await?;
     }
@@ -556,7 +556,7 @@ async fn revoke(command: Revoke, database: &Database, output: &mut Output) -> Re
         true => total,
         false => {
             let change = async |bulk: &mut Bulk| {
-                table.revoke_all(&legacy, now, "stored as plain SHA-256", bulk).await
+                table.revoke_all(&legacy, "stored as plain SHA-256", bulk).await
             };
             bulk::change(database, total, RUN_AGAIN, change).await?
         }
@@ -628,14 +628,13 @@ async fn rollback_check(
     table: &KeyTable,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let now = SystemTime::now();
     let refuses_legacy = match table.policies(1).await?.first().map(|stored| stored.policy) {
         Some(LegacyPolicy::Refuse) => true,
-        Some(LegacyPolicy::AcceptUntil(date)) => date <= now,
+        Some(LegacyPolicy::AcceptUntil(date)) => date <= SystemTime::now(),
         _ => false,
     };
     let of = |format| {
-        KeyFilter::default().format(format).first_deployed(command.legacy.before).in_force(now)
+        KeyFilter::default().format(format).first_deployed(command.legacy.before).in_force()
     };
     let (stops, kept) = match command.to {
         Version::V0_9 => (KnownFormat::HmacSha256, KnownFormat::Sha256),

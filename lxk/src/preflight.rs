@@ -1,8 +1,10 @@
 //! Whether all is well before a service starts.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lexikon_auth::admin::{ImpossibleUse, KeyFilter, KeyTable};
+use lexikon_auth::clock::ManualClock;
 use lexikon_auth::{ManageError, SecretRing, StoreError};
 use serde_json::json;
 
@@ -148,7 +150,8 @@ async fn check_database(
     let latest = table.latest_time().await;
     // Ahead of this machine's clock and ahead of the database's are two things.
     let database_now = latest.as_ref().map_or(now, |latest| latest.unwrap_or(now).max(now));
-    let impossible = table.impossible_use(database_now).await;
+    let table_then = table.clone().with_clock(Arc::new(ManualClock::new(database_now)));
+    let impossible = table_then.impossible_use().await;
     report.line("clock", check_clock(now, &latest, &impossible));
     report.line("zone", check_zone(table, now, impossible, is_sqlite).await);
     if let Some(ring) = ring {

@@ -1,6 +1,7 @@
 //! The additive changes to the schema.
 
 use clap::{Args, Subcommand};
+use lexikon_auth::admin::ZoneReplacement;
 use lexikon_auth::store::TimeZone;
 use serde_json::json;
 
@@ -101,7 +102,9 @@ async fn time_zone(
     match (&command.zone, &command.replace) {
         (None, _) => {}
         (Some(zone), None) => table.keep_time_zone(zone).await?,
-        (Some(zone), Some(replaced)) => table.replace_time_zone(replaced, zone).await?,
+        (Some(right), Some(wrong)) => {
+            table.replace_time_zone(ZoneReplacement { wrong, right }).await?;
+        }
     }
     let kept = table.kept_time_zone().await?;
     let zone = kept.as_ref().unwrap_or(table.time_zone());

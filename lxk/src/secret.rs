@@ -222,7 +222,7 @@ async fn switch(dry_run: bool, url: Option<&str>, output: &mut Output) -> Result
         output.line(format!("{fingerprint} would be noted as the current secret"));
         return Ok(());
     }
-    table.switch_to_secret(ring.current(), SystemTime::now()).await?;
+    table.switch_to_secret(ring.current()).await?;
     let known = table.secrets().await?;
     let since = known.into_iter().find(|secret| secret.fingerprint == fingerprint);
     let since = since.and_then(|secret| secret.current_since);
@@ -277,10 +277,7 @@ async fn status(legacy: Legacy, url: Option<&str>, output: &mut Output) -> Resul
 
 /// The keys that may have been issued under a secret before the one that is current since then.
 fn bound(since: SystemTime, legacy: &Legacy) -> KeyFilter {
-    KeyFilter::default()
-        .usable(SystemTime::now())
-        .first_deployed(legacy.before)
-        .bound_to_secret_before(since)
+    KeyFilter::default().usable().first_deployed(legacy.before).bound_to_secret_before(since)
 }
 
 /// How a secret is removed.
