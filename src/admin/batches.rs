@@ -36,6 +36,7 @@ const BATCH: usize = 1000;
 /// }
 /// # }
 /// ```
+#[doc(alias = "progress")]
 pub trait BatchObserver: Send {
     /// Why it ends a change, or why the change failed.
     type Error: From<StoreError> + Send;
