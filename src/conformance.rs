@@ -48,7 +48,7 @@ use crate::crypto::key::PresentedKey;
 use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::id::{KeyId, OwnerId};
 use crate::record::KeyRecord;
-use crate::store::{KeyLookup, KeyStore, Page};
+use crate::store::{KeyLookup, KeyStore, Page, Succession};
 
 /// The owners that an empty store has to know, where it keeps owners.
 pub const OWNERS: [&str; 2] = ["owner-a", "owner-b"];
@@ -127,6 +127,12 @@ const LEGACY: usize = 2;
 
 /// The precision that times are kept to.
 const MICROSECOND: Duration = Duration::from_micros(1);
+
+/// Makes a succession ten seconds after 1970.
+fn succession(old: &KeyRecord, old_expires_at: SystemTime, successor: &KeyRecord) -> Succession {
+    let (old, successor) = (old.clone(), successor.clone());
+    Succession { old, old_expires_at, successor, now: at(10) }
+}
 
 /// Makes a time, in seconds since 1970.
 fn at(seconds: u64) -> SystemTime {

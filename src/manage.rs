@@ -12,7 +12,7 @@ use crate::error::{ManageError, StoreError};
 use crate::id::{KeyId, OwnerId};
 use crate::record::{KeyRecord, KeyUpdate};
 use crate::scopes::Scopes;
-use crate::store::{FormatCounts, HashChange, KeyStore, Page};
+use crate::store::{FormatCounts, HashChange, KeyStore, Page, Succession};
 
 /// Longest owner id, name, scope list or reason, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -181,7 +181,8 @@ impl<S: KeyStore> KeyManager<S> {
         let old_expires_at =
             now.checked_add(rotation.overlap).and_then(|date| check_date(date).ok());
         let old_expires_at = old_expires_at.ok_or(INVALID_OVERLAP)?;
-        self.store.rotate(&old, now, old_expires_at, &issued.record).await?;
+        let (old, successor) = ((*old).clone(), issued.record.clone());
+        self.store.rotate(&Succession { old, old_expires_at, successor, now }).await?;
         Ok(issued)
     }
 

@@ -210,23 +210,20 @@ pub trait KeyStore: KeyLookup {
         reason: Option<&str>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Adds `successor`, and lets the key `old` expire at `old_expires_at` unless it expires earlier.
-    /// Both or neither.
+    /// Adds the successor, and lets the old key expire at its new date unless it expires earlier. Both or
+    /// neither.
     ///
-    /// `old` is the record that the successor was made from. Where the stored one has another owner,
-    /// other scopes or another expiry by now, nothing is done: the successor would bring back what was
+    /// Where the stored key has another owner, other scopes or another expiry than the
+    /// [old](Succession::old) record by now, nothing is done: the successor would bring back what was
     /// taken away.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::NotInForce`] when the old key is revoked or past its
-    /// expiry at `now`; [`StoreError::Changed`] when it is not as it was read; those of
+    /// expiry; [`StoreError::Changed`] when it is not as it was read; those of
     /// [`insert`](KeyStore::insert).
     fn rotate(
         &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
+        succession: &Succession,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Returns the expiry that a key had before it was deprecated; `None` when it is not, or has got another
@@ -317,6 +314,19 @@ pub struct HashChange {
     pub expected: KeyHash,
     /// The hash that takes its place: HMAC-SHA-256 under the current secret.
     pub replacement: KeyHash,
+}
+
+/// A key to be replaced by a successor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Succession {
+    /// The old key, as it was read when the successor was made from it.
+    pub old: KeyRecord,
+    /// When the old key stops being accepted, unless it expires earlier.
+    pub old_expires_at: SystemTime,
+    /// The successor.
+    pub successor: KeyRecord,
+    /// The time by which the old key must not have expired.
+    pub now: SystemTime,
 }
 
 /// How many keys are not revoked, by the format of their hash.

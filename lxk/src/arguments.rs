@@ -1,16 +1,12 @@
-//! The command line, and what is made from it: help, completions, manual pages.
+//! The command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand};
-use lexikon_auth::store::TimeZone;
-use serde_json::json;
+use clap::{Parser, Subcommand};
 
-use crate::failure::Failure;
-use crate::output::Output;
+use crate::escape::MASKED;
 use crate::{cache, keys, migrate, schema, secret, transfer};
 
 const ENVIRONMENT: &str = "\
@@ -96,109 +92,31 @@ pub enum Command {
     },
 }
 
-/// What stands in the place of something that was typed.
-pub const MASKED: &str = "[not shown]";
-
 impl Arguments {
     /// Reads the command line, or says what is wrong with it, or what was asked about it.
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            let error = masked(error);
-            // There is nothing else to be done where nobody reads it.
+            let error = mask(error);
+            // Nothing else can be done where it cannot be printed.
             let _ = error.print();
             ExitCode::from(error.exit_code() as u8)
         })
     }
 }
 
-/// The error without anything that was typed: a key or a secret may have been, where none belongs. What
-/// stays is what the command knows itself.
-fn masked(mut error: clap::Error) -> clap::Error {
+/// Takes everything that was typed out of an error: a key or a secret may have been, where none belongs.
+/// What stays is what the command knows itself.
+fn mask(mut error: clap::Error) -> clap::Error {
     use ContextKind::{InvalidArg, InvalidSubcommand, InvalidValue, Suggested, TrailingArg};
     let masked = || ContextValue::String(MASKED.to_owned());
-    // Only there is it what was typed. Elsewhere it is the option that something is wrong with.
+    // Only an unknown argument is what was typed. Elsewhere it is the option that something is wrong with.
     let is_unknown = error.kind() == ErrorKind::UnknownArgument;
     for kind in [InvalidSubcommand, InvalidValue, TrailingArg, InvalidArg] {
         if (kind != InvalidArg || is_unknown) && error.get(kind).is_some() {
             error.insert(kind, masked());
         }
     }
-    // Says how to give the same as a value.
+    // The suggestion repeats what was typed, as a value.
     error.remove(Suggested);
     error
-}
-
-/// Prints completions.
-pub fn completions(shell: clap_complete::Shell, output: &mut Output) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "lxk", &mut script);
-    let script = String::from_utf8_lossy(&script);
-    output.object(&json!({"shell": shell.to_string(), "script": script}));
-    if !output.is_json() {
-        output.write(&script);
-    }
-    Ok(())
-}
-
-/// Prints the manual page of the command, or writes those of all.
-pub fn manual(folder: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    match folder {
-        Some(folder) => {
-            clap_mangen::generate_to(Arguments::command(), folder)?;
-            output.object(&json!({"folder": folder.display().to_string()}));
-        }
-        None => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
-            let page = String::from_utf8_lossy(&page);
-            output.object(&json!({"page": page}));
-            if !output.is_json() {
-                output.write(&page);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Reads the name of a time zone. What reads a value does not repeat it in its error, which clap prints.
-pub fn zone(name: &str) -> Result<TimeZone, String> {
-    name.parse()
-        .map_err(|_| "write it as in the IANA database, such as Europe/Paris, or UTC".into())
-}
-
-/// Reads a span of time such as `30d`, `24h` or `90s`.
-pub fn span(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "write it as 30d, 24h or 15min".to_owned())
-}
-
-/// Reads a date in UTC: `2026-12-01`, or `2026-12-01T12:00:00Z`.
-pub fn date(text: &str) -> Result<SystemTime, String> {
-    let time = match text.len() {
-        10 => humantime::parse_rfc3339(&format!("{text}T00:00:00Z")),
-        _ => humantime::parse_rfc3339_weak(text),
-    };
-    time.map_err(|_| "write it as 2026-12-01 or 2026-12-01T12:00:00Z".to_owned())
-}
-
-/// Reads a date that has been.
-pub fn past_date(text: &str) -> Result<SystemTime, String> {
-    match date(text)? {
-        date if date > SystemTime::now() => Err("is in the future; write when it was".to_owned()),
-        date => Ok(date),
-    }
-}
-
-/// The time that lies so far back.
-pub fn ago(span: Duration) -> SystemTime {
-    SystemTime::now().checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// The time that lies so far ahead, within what databases keep.
-pub fn ahead(span: Duration) -> Result<SystemTime, Failure> {
-    /// A thousand years, in seconds.
-    const LONGEST: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
-    match span <= LONGEST {
-        true => Ok(SystemTime::now() + span),
-        false => Err(Failure::Usage("the time is longer than 1000 years; shorten it".to_owned())),
-    }
 }

@@ -7,30 +7,30 @@ use lexikon_auth::store::BulkChange;
 use crate::database::Database;
 use crate::failure::Failure;
 use crate::interruption::Interruption;
-use crate::output::Progress;
+use crate::progress::Progress;
 
-/// How to go on with most changes after an interruption.
+/// How to resume most changes after an interruption.
 pub const RUN_AGAIN: &str = "run it again";
 
-const NOT_BEGUN: &str = "Redis cannot be told, so nothing was changed: instances would go on by what it \
+const NOTHING_CHANGED: &str = "Redis cannot be told, so nothing was changed: instances would go on by what it \
      holds. Once it is back, run this again; or unset REDIS_URL, and once it is back run: lxk cache \
      clear --all";
-const NOT_TOLD: &str = "the database has changed, but Redis could not be told that the change is over. \
+const END_NOT_TOLD: &str = "the database has changed, but Redis could not be told that the change is over. \
      Instances do without Redis until it has been: once both answer, run this again, or: lxk cache clear --all";
 
-/// A change to many rows that is under way.
+/// Accompanies a change to many rows.
 pub struct Bulk {
     redis: Option<BulkChange>,
     interruption: Interruption,
     progress: Progress,
 }
 
-/// Changes up to `total` rows, and returns what it came to. A signal ends it between two batches; `go_on`
-/// says how to go on afterwards.
-pub async fn change<T>(
+/// Runs a change of up to `total` rows, and returns its result. A signal ends it between two batches;
+/// `resume` says how to do the rest afterwards.
+pub async fn run<T>(
     database: &Database,
     total: u64,
-    go_on: &str,
+    resume: &str,
     work: impl AsyncFnOnce(&mut Bulk) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let interruption = Interruption::listen()?;
@@ -38,33 +38,33 @@ pub async fn change<T>(
         None => None,
         Some(redis) => match redis.begin_bulk_change().await {
             Ok(change) => Some(change),
-            Err(error) => return Err(Failure::Unavailable(format!("{NOT_BEGUN} ({error})"))),
+            Err(error) => return Err(Failure::Unavailable(format!("{NOTHING_CHANGED} ({error})"))),
         },
     };
     let mut bulk = Bulk { redis, interruption, progress: Progress::new(total) };
     let done = work(&mut bulk).await;
     let Bulk { redis, interruption, progress } = bulk;
     drop(progress);
-    let untold = match redis {
-        Some(redis) => database.table.in_turn(redis.finish()).await.err(),
-        None => None,
+    let end = match redis {
+        Some(redis) => database.table.in_turn(redis.finish()).await,
+        None => Ok(()),
     };
     drop(interruption);
-    match (done, untold) {
-        (Ok(done), Some(error)) => {
-            database.note_untold(format!("{NOT_TOLD} ({error})"));
+    match (done, end) {
+        (Ok(done), Err(error)) => {
+            database.note_invalidation_failure(format!("{END_NOT_TOLD} ({error})"));
             Ok(done)
         }
-        (Err(_), Some(error)) => Err(Failure::Unavailable(format!("{NOT_TOLD} ({error})"))),
-        (Ok(done), None) => Ok(done),
-        (Err(failure), None) => {
-            let rest = |text| format!("{text}; what was done stays done, {go_on} for the rest");
+        (Err(_), Err(error)) => Err(Failure::Unavailable(format!("{END_NOT_TOLD} ({error})"))),
+        (Ok(done), Ok(())) => Ok(done),
+        (Err(failure), Ok(())) => {
+            let rest = |text| format!("{text}; what was done stays done, {resume} for the rest");
             let failure = match failure {
                 Failure::Interrupted(signal, text) => Failure::Interrupted(signal, rest(text)),
                 Failure::Unavailable(text) => Failure::Unavailable(rest(text)),
                 failure => failure,
             };
-            Err(failure.with(database.told().await))
+            Err(failure.and(database.check_invalidation().await))
         }
     }
 }

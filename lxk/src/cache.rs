@@ -3,11 +3,11 @@
 use clap::{Args, Subcommand};
 use lexikon_auth::StoreError;
 use lexikon_auth::admin::KeyTable;
-use lexikon_auth::store::SharedCache;
-use lexikon_auth::store::{DynKeyStore, RedisStore};
+use lexikon_auth::store::{DynKeyStore, RedisStore, SharedCache};
 use serde_json::json;
 
-use crate::database::{Database, described, own_cache, redis_client, redis_options, variable};
+use crate::database::Database;
+use crate::environment::{configured_cache, describe, redis_client, redis_options, variable};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -43,10 +43,10 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
             output.line(format!("{removed} removed"));
         }
         Command::Stats => {
-            let cache = own_cache(&redis_url)?;
+            let cache = configured_cache(&redis_url)?;
             let stats = Stats::read(&redis_url).await?;
             output.object(&stats.object(&cache));
-            output.line(format!("tier       {}", described(&cache)));
+            output.line(format!("tier       {}", describe(&cache)));
             output.line(format!("server     Redis {}", stats.version));
             output.line(format!("entries    {}", stats.entries));
             output.line(format!("memory     {} bytes of {}", stats.used, stats.limit_text()));
@@ -71,7 +71,7 @@ async fn clear_entries(
         match &clear.owner {
             Some(owner) => redis.clear_owner(&owner.as_str().into()).await,
             None => {
-                // Also the marker of a change that was killed, but not in the middle of a batch.
+                // Removes the marker that a killed change left behind, but none in the middle of a batch.
                 table.in_turn(async { redis.begin_bulk_change().await?.finish().await }).await?;
                 redis.clear().await
             }

@@ -1,13 +1,12 @@
-//! What a command works on: the database, the server secret, and Redis where there is one.
+//! What a command works on: the database, and the tier in Redis where there is one.
 
 use std::cell::Cell;
 use std::str::FromStr;
 use std::time::Duration;
 
 use lexikon_auth::admin::{KeyFilter, KeyTable};
-use lexikon_auth::store::SharedCache;
 use lexikon_auth::store::{
-    DynKeyStore, PostgresStore, RedisOptions, RedisStore, SqliteStore, TimeZone,
+    DynKeyStore, PostgresStore, RedisStore, SharedCache, SqliteStore, TimeZone,
 };
 use lexikon_auth::{SecretRing, ServerSecret, StoreError};
 use sqlx::Connection;
@@ -15,55 +14,43 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tokio::time::{sleep, timeout};
 
-use crate::arguments::ago;
+use crate::environment::{configured_cache, describe, redis_client, redis_options, variable};
 use crate::failure::Failure;
+use crate::times::ago;
 
 /// How long to wait for a connection or a lock. Nobody's request waits behind it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for Redis, which may have to be started or be far away.
-const REDIS_PATIENCE: Duration = Duration::from_secs(2);
+const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 
 const NO_URL: &str = "no database is named; set DATABASE_URL or give --database-url, such as \
      sqlite:///var/lib/lexikon/keys.db or postgres://lexikon@localhost/lexikon";
 const NO_TABLES: &str = "the database holds no table api_keys; check the URL, or make the tables \
      with: lxk schema apply --create";
-const REDIS_IS_DOWN: &str = "the database has changed, but Redis cannot be told{fault}: instances may go on by \
+const REDIS_NOT_TOLD: &str = "the database has changed, but Redis cannot be told{fault}: instances may go on by \
      what it holds, for the whole life of an entry. Once it can be, run: lxk cache clear --all";
 
 /// The database.
 pub struct Database {
     pub table: KeyTable,
-    /// Its store, with the tier in Redis on top where there is one, so that what changes is forgotten.
+    /// Its store, with the tier in Redis on top where there is one, so that it forgets what changes.
     pub store: DynKeyStore,
     redis: Option<RedisStore<DynKeyStore>>,
-    is_to_change: bool,
-    /// What Redis was not told of.
-    untold: Cell<Option<String>>,
+    /// Whether it was opened to change it.
+    is_writable: bool,
+    /// Why Redis was not told of a change.
+    invalidation_failure: Cell<Option<String>>,
 }
 
 impl Database {
     /// Opens the database to look at it: what caches say does not count.
     pub async fn open(url: Option<&str>) -> Result<Self, Failure> {
-        let table = connect(url, false).await?;
-        Ok(Self {
-            store: table.store(),
-            table,
-            redis: None,
-            is_to_change: false,
-            untold: Cell::default(),
-        })
+        Ok(Self::new(connect(url, false).await?, None, false))
     }
 
     /// Opens a database, and makes the tables in an empty one.
     pub async fn open_or_create(url: Option<&str>) -> Result<Self, Failure> {
-        let table = connect(url, true).await?;
-        Ok(Self {
-            store: table.store(),
-            table,
-            redis: None,
-            is_to_change: false,
-            untold: Cell::default(),
-        })
+        Ok(Self::new(connect(url, true).await?, None, false))
     }
 
     /// Opens the database to change it, with the caches that have to be told.
@@ -74,37 +61,49 @@ impl Database {
             Some(url) => Some(redis(&url, &table).await?),
             None => None,
         };
+        Ok(Self::new(table, redis, true))
+    }
+
+    /// Opens the database to change it, or only to look at it in a dry run.
+    pub async fn open_to_change_unless(
+        is_dry_run: bool,
+        url: Option<&str>,
+    ) -> Result<Self, Failure> {
+        if is_dry_run { Self::open(url).await } else { Self::open_to_change(url).await }
+    }
+
+    fn new(table: KeyTable, redis: Option<RedisStore<DynKeyStore>>, is_writable: bool) -> Self {
         let store = redis.clone().map_or_else(|| table.store(), DynKeyStore::new);
-        Ok(Self { table, store, redis, is_to_change: true, untold: Cell::default() })
+        Self { table, store, redis, is_writable, invalidation_failure: Cell::default() }
     }
 
-    /// Notes that Redis did not learn of a change.
-    pub fn note_untold(&self, problem: String) {
-        self.untold.set(Some(problem));
+    /// Has [`check_invalidation`](Self::check_invalidation) fail for this reason.
+    pub fn note_invalidation_failure(&self, problem: String) {
+        self.invalidation_failure.set(Some(problem));
     }
 
-    /// Fails where a cache did not learn of a change.
-    pub async fn told(&self) -> Result<(), Failure> {
-        if !self.is_to_change {
+    /// Fails where a cache may hold what has changed, because it was not told.
+    pub async fn check_invalidation(&self) -> Result<(), Failure> {
+        if !self.is_writable {
             return Ok(());
         }
-        if let Some(problem) = self.untold.take() {
+        if let Some(problem) = self.invalidation_failure.take() {
             return Err(Failure::Unavailable(problem));
         }
         if let Some(redis) = &self.redis {
-            // It is looked at each second, unless standard input kept everything waiting.
+            // The store looks every second whether Redis is there, unless a read of standard input blocked it.
             let used = async {
                 while !redis.is_used() {
                     sleep(Duration::from_millis(50)).await;
                 }
             };
-            if timeout(REDIS_PATIENCE, used).await.is_err() {
+            if timeout(REDIS_TIMEOUT, used).await.is_err() {
                 let fault = redis.fault().map_or(String::new(), |fault| format!(" ({fault})"));
-                return Err(Failure::Unavailable(REDIS_IS_DOWN.replace("{fault}", &fault)));
+                return Err(Failure::Unavailable(REDIS_NOT_TOLD.replace("{fault}", &fault)));
             }
         }
         let own = match variable("REDIS_URL") {
-            Some(url) => Some(own_cache(&url)?),
+            Some(url) => Some(configured_cache(&url)?),
             None => None,
         };
         let mut others = self.shared_caches().await?;
@@ -112,7 +111,7 @@ impl Database {
         if others.is_empty() {
             return Ok(());
         }
-        let others: Vec<_> = others.iter().map(described).collect();
+        let others: Vec<_> = others.iter().map(describe).collect();
         Err(Failure::Unavailable(format!(
             "the database has changed, but instances also keep copies in Redis where they could not be \
              told: {}. Until they hear of it from the database's feed, or the copies are too old, they \
@@ -122,8 +121,8 @@ impl Database {
         )))
     }
 
-    /// The caches in Redis that hold copies of rows, as far as instances have noted them: an entry lives
-    /// for a day at most, and an instance that keeps any says so every ten minutes.
+    /// Returns the caches in Redis that hold copies of rows, as far as instances have noted them: an entry
+    /// lives for a day at most, and an instance that keeps any says so every ten minutes.
     pub async fn shared_caches(&self) -> Result<Vec<SharedCache>, Failure> {
         const LONGEST: Duration = Duration::from_secs(26 * 3600);
         Ok(self.table.shared_caches(ago(LONGEST)).await?)
@@ -148,27 +147,7 @@ impl Database {
     }
 }
 
-/// The cache that the environment names.
-pub fn own_cache(url: &str) -> Result<SharedCache, Failure> {
-    Ok(redis_options().shared_cache(&redis_client(url)?))
-}
-
-/// A cache in the words of `lxk cache stats`.
-pub fn described(cache: &SharedCache) -> String {
-    format!("prefix {} at {}", cache.prefix, cache.address)
-}
-
-/// A variable of the environment that is set to something.
-pub fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// The secrets of the environment.
-pub fn ring() -> Result<SecretRing, Failure> {
-    Ok(SecretRing::from_env()?)
-}
-
-/// Whether the URL is that of a database in SQLite.
+/// Returns whether the URL is that of a database in SQLite.
 pub fn is_sqlite(url: Option<&str>) -> bool {
     let from_environment = variable("DATABASE_URL");
     url.or(from_environment.as_deref()).is_some_and(|url| url.starts_with("sqlite:"))
@@ -189,8 +168,8 @@ async fn connect(url: Option<&str>, may_create: bool) -> Result<KeyTable, Failur
 
 async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
     let options = SqliteConnectOptions::from_str(url).map_err(|_| bad_url("sqlite:///path"))?;
-    // Whatever mode the URL names: a database is made where that was asked for, and as it is there.
-    let options = options.busy_timeout(PATIENCE).create_if_missing(false);
+    // Whatever mode the URL names: a database is made only where that was asked for, by the store.
+    let options = options.busy_timeout(TIMEOUT).create_if_missing(false);
     let name = options.get_filename().display().to_string();
     let cannot_be_opened = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
@@ -199,14 +178,14 @@ async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure
         ))
     };
     if may_create {
-        // With a mode that keeps others out, which SQLite would not give it.
+        // The store makes the file readable for its owner alone; SQLite would not.
         match SqliteStore::open_or_create(options.get_filename()).await {
             Ok(store) => store.close().await,
             Err(StoreError::CannotOpen(error)) => return Err(cannot_be_opened(&error)),
             Err(error) => return Err(error.into()),
         }
     }
-    let pool = SqlitePoolOptions::new().acquire_timeout(PATIENCE).connect_with(options).await;
+    let pool = SqlitePoolOptions::new().acquire_timeout(TIMEOUT).connect_with(options).await;
     let pool = pool.map_err(|error| cannot_be_opened(&error))?;
     let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'api_keys'";
     let tables: Result<i64, _> = sqlx::query_scalar(tables).fetch_one(&pool).await;
@@ -221,23 +200,23 @@ async fn connect_postgres(url: &str, may_create: bool) -> Result<KeyTable, Failu
     let options = PgConnectOptions::from_str(url)
         .map_err(|_| bad_url("postgres://user:password@host:port/database"))?;
     let (host, port) = (options.get_host().to_owned(), options.get_port());
-    let not_let_in = |error: &dyn std::fmt::Display| {
+    let connection_failed = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
             "PostgreSQL at {host}:{port} does not let this in: {error}; check that it runs, and the \
              user, password and database of the URL"
         ))
     };
-    // Not by the pool, which goes on trying where nobody listens.
-    let connection = timeout(PATIENCE, PgConnection::connect_with(&options)).await;
-    let connection = connection.map_err(|elapsed| not_let_in(&elapsed))?;
-    let mut connection = connection.map_err(|error| not_let_in(&error))?;
+    // Without the pool, which tries again until its time is up where nobody listens.
+    let connection = timeout(TIMEOUT, PgConnection::connect_with(&options)).await;
+    let connection = connection.map_err(|elapsed| connection_failed(&elapsed))?;
+    let mut connection = connection.map_err(|error| connection_failed(&error))?;
     let is_there = "SELECT to_regclass('api_keys') IS NOT NULL";
     let is_there: Result<bool, _> = sqlx::query_scalar(is_there).fetch_one(&mut connection).await;
-    let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(PATIENCE);
+    let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(TIMEOUT);
     match is_there {
         Ok(false) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
         Ok(_) => {
-            in_time_zone(PostgresStore::with_pool(pool.connect_lazy_with(options), PATIENCE).await?)
+            in_time_zone(PostgresStore::with_pool(pool.connect_lazy_with(options), TIMEOUT).await?)
         }
         Err(error) => Err(Failure::Unavailable(format!("{host}:{port} does not answer: {error}"))),
     }
@@ -273,26 +252,12 @@ fn bad_url(form: &str) -> Failure {
 
 async fn redis(url: &str, table: &KeyTable) -> Result<RedisStore<DynKeyStore>, Failure> {
     let client = redis_client(url)?;
-    // What makes instances forget needs no secret, so a command that changes keys needs none either:
-    // entries made under another are not believed, and none are made here.
+    // Invalidation needs no secret, so a command that changes keys needs none either. Under a secret drawn
+    // here, entries of instances are not believed, and none is written.
     let ring = match SecretRing::from_env() {
         Ok(ring) => ring,
         Err(_) => SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?),
     };
-    let options = redis_options().timeout(REDIS_PATIENCE);
+    let options = redis_options().timeout(REDIS_TIMEOUT);
     Ok(RedisStore::new(table.store(), client, &ring, options).await)
-}
-
-pub fn redis_client(url: &str) -> Result<redis::Client, Failure> {
-    redis::Client::open(url).map_err(|_| {
-        Failure::Usage("REDIS_URL cannot be read; write it as redis://host:port/number".to_owned())
-    })
-}
-
-/// The options of the services, as far as their environment sets them.
-pub fn redis_options() -> RedisOptions {
-    match variable("REDIS_PREFIX") {
-        Some(prefix) => RedisOptions::default().prefix(&prefix),
-        None => RedisOptions::default(),
-    }
 }

@@ -4,30 +4,26 @@
 use serde_json::Value;
 use unicode_general_category::{GeneralCategory, get_general_category};
 
-/// Whether a character shows nothing of its own, but may act on what shows it: a control character, one
-/// that changes the direction or the form of others, or an end of line.
-fn is_unseen(character: char) -> bool {
-    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
-    let category = get_general_category(character);
-    matches!(category, Control | Format | LineSeparator | ParagraphSeparator)
-}
+/// What stands in the place of something that was typed: it may be a key or a secret.
+pub const MASKED: &str = "[not shown]";
 
-/// A text for terminals: what is unseen is written as `\u{1b}`.
+/// Returns a text for terminals: what is unseen is written as `\u{1b}`.
 pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {
-        match is_unseen(character) {
-            true => printable.extend(character.escape_unicode()),
-            false => printable.push(character),
+        if is_unseen(character) {
+            printable.extend(character.escape_unicode());
+        } else {
+            printable.push(character);
         }
     }
     printable
 }
 
-/// An object on one line: the same object to whoever parses it.
+/// Writes an object on one line: the same object to whoever parses it.
 pub fn json_line(object: &Value) -> String {
     let mut line = String::new();
-    // Outside of texts there is nothing but ASCII.
+    // JSON has other characters than ASCII in strings alone, where an escape may stand for them.
     for character in object.to_string().chars() {
         if is_unseen(character) {
             for unit in character.encode_utf16(&mut [0; 2]) {
@@ -40,13 +36,13 @@ pub fn json_line(object: &Value) -> String {
     line + "\n"
 }
 
-/// A cell that no spreadsheet takes for a formula, or for several cells one of which is one, whichever
-/// separator it goes by. <https://owasp.org/www-community/attacks/CSV_Injection>
+/// Returns a cell that no spreadsheet takes for a formula, or for several cells one of which is one,
+/// whichever separator it goes by. <https://owasp.org/www-community/attacks/CSV_Injection>
 pub fn cell(text: &str) -> String {
     let mut cell = String::with_capacity(text.len());
     let mut is_start = true;
     for character in printable(text).chars() {
-        // Also in the width of East Asian letters, which some take for the same.
+        // Some spreadsheets take the full-width forms for the same.
         if is_start && "=+-@＝＋－＠".contains(character) {
             cell.push('\'');
         }
@@ -55,6 +51,14 @@ pub fn cell(text: &str) -> String {
         cell.push(character);
     }
     cell
+}
+
+/// Returns whether a character shows nothing of its own, but may act on what shows it: a control
+/// character, one that changes the direction or the form of others, or an end of line.
+fn is_unseen(character: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    let category = get_general_category(character);
+    matches!(category, Control | Format | LineSeparator | ParagraphSeparator)
 }
 
 #[cfg(test)]

@@ -8,8 +8,6 @@ use lexikon_auth::crypto::EntropyError;
 use lexikon_auth::store::TimeZoneError;
 use lexikon_auth::{ManageError, SecretError, StoreError};
 
-use crate::interruption::exit_code;
-
 /// Why a command did not succeed.
 #[derive(Debug)]
 pub enum Failure {
@@ -21,13 +19,13 @@ pub enum Failure {
     Unavailable(String),
     /// A signal, by its number, asked for an end before all was done. Exit code 128 and that number.
     Interrupted(u8, String),
-    /// Whoever read the list does not want more of it. No error.
-    Unread,
+    /// Nobody reads the list any more. No error.
+    OutputClosed,
 }
 
 impl Failure {
-    /// The same, where something else went wrong as well.
-    pub fn with(self, other: Result<(), Self>) -> Self {
+    /// Adds what else went wrong.
+    pub fn and(self, other: Result<(), Self>) -> Self {
         let Err(other) = other else { return self };
         let both = |text| format!("{text}; {other}");
         match self {
@@ -35,19 +33,24 @@ impl Failure {
             Self::Usage(text) => Self::Usage(both(text)),
             Self::Unavailable(text) => Self::Unavailable(both(text)),
             Self::Interrupted(signal, text) => Self::Interrupted(signal, both(text)),
-            Self::Unread => Self::Unread,
+            Self::OutputClosed => Self::OutputClosed,
         }
     }
 
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Unread => ExitCode::SUCCESS,
+            Self::OutputClosed => ExitCode::SUCCESS,
             Self::Refused(_) => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(2),
             Self::Unavailable(_) => ExitCode::from(3),
-            Self::Interrupted(signal, _) => ExitCode::from(exit_code(*signal)),
+            Self::Interrupted(signal, _) => ExitCode::from(signal_exit_code(*signal)),
         }
     }
+}
+
+/// Returns the exit code that shells give a command that a signal has ended.
+pub fn signal_exit_code(signal: u8) -> u8 {
+    128 + signal
 }
 
 impl fmt::Display for Failure {
@@ -57,7 +60,7 @@ impl fmt::Display for Failure {
             | Self::Usage(text)
             | Self::Unavailable(text)
             | Self::Interrupted(_, text) => f.write_str(text),
-            Self::Unread => f.write_str("nobody reads the list"),
+            Self::OutputClosed => f.write_str("nobody reads the list"),
         }
     }
 }
@@ -81,7 +84,7 @@ impl From<StoreError> for Failure {
             | StoreError::TimeZoneMismatch { .. }
             | StoreError::InvalidRow { .. }
             | StoreError::Unstorable { .. } => Self::Refused(text),
-            // A missing right is said by the database itself.
+            // The database's own message says which right is missing.
             StoreError::ReadOnly(source) => Self::Unavailable(format!("{text}: {source}")),
             _ => Self::Unavailable(text),
         }
@@ -106,7 +109,7 @@ impl From<SecretError> for Failure {
 
 impl From<TimeZoneError> for Failure {
     fn from(_: TimeZoneError) -> Self {
-        // Not what the variable holds: it may be another's by mistake.
+        // Without the value: a secret may have been set there by mistake.
         let problem = "LEXIKON_TIME_ZONE is no time zone; set it to a name in the IANA database, such as \
              Europe/Paris, or to UTC";
         Self::Usage(problem.to_owned())

@@ -6,8 +6,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::failure::Failure;
-use crate::output::say;
+use crate::failure::{Failure, signal_exit_code};
+use crate::output::stderr_line;
 
 /// There is nothing under way that would have to be finished.
 const IDLE: u8 = 0;
@@ -19,8 +19,8 @@ static STATE: AtomicU8 = AtomicU8::new(IDLE);
 /// Whether signals are listened to.
 static IS_LISTENING: Mutex<bool> = Mutex::new(false);
 
-/// While it lives, the first SIGINT or SIGTERM asks for an end once what is under way is done; the second
-/// ends the command at once, and so does the first one before and afterwards.
+/// While it lives, the first SIGINT or SIGTERM asks for an end once what is under way is done, and the second
+/// ends the command at once. Before and afterwards, the first one does.
 pub struct Interruption(());
 
 impl Interruption {
@@ -45,14 +45,14 @@ impl Drop for Interruption {
     }
 }
 
-/// Has a signal end the command at once, but not without a word, unless there is an [`Interruption`].
+/// Has a signal end the command at once with a line on standard error, unless there is an [`Interruption`].
 pub fn listen() -> Result<(), Failure> {
     let mut is_listening = IS_LISTENING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if *is_listening {
         return Ok(());
     }
     let (started, has_started) = mpsc::channel();
-    // On a thread of its own: the others may be waiting for input, or for whoever reads the output.
+    // On a thread of its own, because the others may block on input, or on whoever reads the output.
     thread::Builder::new().spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
@@ -75,31 +75,30 @@ async fn obey_signals(started: &mpsc::Sender<io::Result<()>>) {
         let next = signals.next().await;
         let asked = STATE.compare_exchange(BUSY, next, Ordering::AcqRel, Ordering::Acquire);
         match asked {
-            Ok(_) => say_aside(
-                "note: what is under way is finished first; the same again ends at once",
+            Ok(_) => stderr_line_within(
                 Duration::ZERO,
+                "note: what is under way is finished first; the same again ends at once",
             ),
             Err(_) => {
-                say_aside("error: interrupted; what was done stays done", Duration::from_secs(1));
-                std::process::exit(exit_code(next).into());
+                stderr_line_within(
+                    Duration::from_secs(1),
+                    "error: interrupted; what was done stays done",
+                );
+                std::process::exit(signal_exit_code(next).into());
             }
         }
     }
 }
 
-/// Says something, and waits so long at most until it is out: standard error may be blocked.
-fn say_aside(text: &'static str, patience: Duration) {
-    let (said, is_said) = mpsc::channel();
+/// Prints a line on standard error on a thread of its own, and waits so long at most until it is out:
+/// standard error may be blocked.
+fn stderr_line_within(timeout: Duration, text: &'static str) {
+    let (printed, is_printed) = mpsc::channel();
     thread::spawn(move || {
-        say(text);
-        said.send(())
+        stderr_line(text);
+        printed.send(())
     });
-    let _ = is_said.recv_timeout(patience);
-}
-
-/// What shells say of a command that a signal has ended.
-pub fn exit_code(signal: u8) -> u8 {
-    128 + signal
+    let _ = is_printed.recv_timeout(timeout);
 }
 
 #[cfg(unix)]
@@ -117,7 +116,7 @@ impl Signals {
         Ok(Self { interrupt, terminate })
     }
 
-    /// The number of the next one.
+    /// Waits for a signal, and returns its number.
     async fn next(&mut self) -> u8 {
         tokio::select! {
             _ = self.interrupt.recv() => 2,

@@ -1,20 +1,25 @@
 //! `lxk`: manages the API keys of a service, and carries the migration from SHA-256 through.
-// They panic where nobody reads any more; [`output`] does not.
+// The macros panic where nobody reads any more; [`output`] does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
 mod bulk;
 mod cache;
 mod database;
+mod environment;
 mod escape;
 mod failure;
 mod interruption;
 mod keys;
+mod listing;
+mod manual;
 mod migrate;
 mod output;
 mod preflight;
+mod progress;
 mod schema;
 mod secret;
+mod times;
 mod transfer;
 
 use std::process::ExitCode;
@@ -36,7 +41,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::say(format_args!("error: {failure}"));
+            output::stderr_line(format_args!("error: {failure}"));
             failure.exit_code()
         }
     }
@@ -60,13 +65,13 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Export => transfer::export(url, &mut output).await,
         Command::Import(command) => transfer::import(command, url, &mut output).await,
         Command::Cache(command) => cache::run(command, url, &mut output).await,
-        Command::Completions { shell } => arguments::completions(shell, &mut output),
-        Command::Manual { folder } => arguments::manual(folder.as_deref(), &mut output),
+        Command::Completions { shell } => manual::completions(shell, &mut output),
+        Command::Manual { folder } => manual::manual(folder.as_deref(), &mut output),
     };
-    // What was said before a failure is said before the failure.
+    // Written out here, so that it stands before the failure that `main` prints.
     let printed = output.finish();
     match done {
-        Err(Failure::Unread) => printed,
+        Err(Failure::OutputClosed) => printed,
         done => done.and(printed),
     }
 }

@@ -1,13 +1,15 @@
 //! The additive changes to the schema.
 
 use clap::{Args, Subcommand};
+use lexikon_auth::admin::ZoneReplacement;
 use lexikon_auth::store::TimeZone;
 use serde_json::json;
 
-use crate::arguments::zone;
-use crate::database::{Database, variable};
+use crate::database::Database;
+use crate::environment::variable;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::times::parse_zone;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -35,23 +37,26 @@ pub enum Command {
   lxk schema time-zone America/New_York --replace Europe/Paris")]
 pub struct ZoneCommand {
     /// Its name in the IANA database
-    #[arg(value_parser = zone)]
+    #[arg(value_parser = parse_zone)]
     zone: Option<TimeZone>,
     /// The zone that the database keeps, and that is wrong; stop all instances first
-    #[arg(long, value_parser = zone, value_name = "ZONE", requires = "zone")]
+    #[arg(long, value_parser = parse_zone, value_name = "ZONE", requires = "zone")]
     replace: Option<TimeZone>,
 }
 
 pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Result<(), Failure> {
-    let command = match command {
-        Command::TimeZone(command) => return time_zone(command, url, output).await,
-        command => command,
-    };
-    let is_dry = matches!(command, Command::Show | Command::Apply { dry_run: true, .. });
-    let database = match command {
-        Command::Apply { create: true, .. } => Database::open_or_create(url).await?,
-        _ => Database::open(url).await?,
-    };
+    match command {
+        Command::Show => apply(Database::open(url).await?, true, output).await,
+        Command::Apply { create: true, .. } => {
+            apply(Database::open_or_create(url).await?, false, output).await
+        }
+        Command::Apply { dry_run, .. } => apply(Database::open(url).await?, dry_run, output).await,
+        Command::TimeZone(command) => time_zone(command, url, output).await,
+    }
+}
+
+/// Prints the statements that are missing, and runs them unless it is a dry run.
+async fn apply(database: Database, is_dry: bool, output: &mut Output) -> Result<(), Failure> {
     let missing = database.table.missing_schema().await?;
     let mut missing: Vec<_> = missing.into_iter().map(str::to_owned).collect();
     if variable("LEXIKON_TIME_ZONE").is_some() && database.table.kept_time_zone().await?.is_none() {
@@ -61,7 +66,7 @@ pub async fn run(command: Command, url: Option<&str>, output: &mut Output) -> Re
         ));
     }
     if !is_dry && !missing.is_empty() {
-        // What is printed is what was run.
+        // Before anything is printed, so that what is printed has been run.
         database.table.extend_schema().await.map_err(|error| match Failure::from(error) {
             Failure::Unavailable(text) => Failure::Unavailable(format!(
                 "{text}; perhaps another transaction holds the table, so run it again: what was added \
@@ -101,7 +106,9 @@ async fn time_zone(
     match (&command.zone, &command.replace) {
         (None, _) => {}
         (Some(zone), None) => table.keep_time_zone(zone).await?,
-        (Some(zone), Some(replaced)) => table.replace_time_zone(replaced, zone).await?,
+        (Some(right), Some(wrong)) => {
+            table.replace_time_zone(ZoneReplacement { wrong, right }).await?;
+        }
     }
     let kept = table.kept_time_zone().await?;
     let zone = kept.as_ref().unwrap_or(table.time_zone());

@@ -15,8 +15,7 @@ use clap::Args;
 use lexikon_auth::KeyRecord;
 use lexikon_auth::admin::KeyFilter;
 use lexikon_auth::crypto::{HashFormat, KeyHash};
-use lexikon_auth::store::Change;
-use lexikon_auth::store::Revocation;
+use lexikon_auth::store::{Change, Revocation};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -26,7 +25,9 @@ use crate::database::Database;
 use crate::escape::json_line;
 use crate::failure::Failure;
 use crate::interruption::{self, Interruption};
-use crate::output::{Output, Progress, counted, json_time, say, timestamp};
+use crate::output::{Output, pluralize, stderr_line};
+use crate::progress::Progress;
+use crate::times::{json_time, timestamp};
 
 /// Records between two checkpoints, and in one transaction.
 const BATCH: usize = 1000;
@@ -40,29 +41,31 @@ pub async fn export(url: Option<&str>, output: &mut Output) -> Result<(), Failur
     let mut digest = Sha256::new();
     let mut count = 0;
     let listed = table.each_key(&all, |key| {
-        let line = json_line(&json!({"record": object(&key.record)}));
+        let line = json_line(&json!({"record": record_object(&key.record)}));
         digest.update(&line);
         count += 1;
         output.write(&line);
         if count % BATCH == 0 {
             progress.set(count as u64);
-            output.record(&json!({"checkpoint": proof(count, &digest)}));
+            output.record(&json!({"checkpoint": checkpoint(count, &digest)}));
         }
-        output.wanted()
+        output.check_reader()
     });
     listed.await?;
-    output.record(&json!({"end": proof(count, &digest)}));
+    output.record(&json!({"end": checkpoint(count, &digest)}));
     output.flush();
     drop(progress);
-    say(format_args!("{} exported", counted(count as u64, "record")));
+    stderr_line(format_args!("{} exported", pluralize(count as u64, "record")));
     Ok(())
 }
 
-fn proof(count: usize, digest: &Sha256) -> Value {
+/// Makes an object of how many records came before, and of their digest.
+fn checkpoint(count: usize, digest: &Sha256) -> Value {
     json!({"records": count, "sha256": hex::encode(digest.clone().finalize())})
 }
 
-fn object(record: &KeyRecord) -> Value {
+/// Makes an object of all that is known of a key.
+fn record_object(record: &KeyRecord) -> Value {
     let revocation = record
         .revocation
         .as_deref()
@@ -101,11 +104,8 @@ pub async fn import(
     url: Option<&str>,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let database = match command.dry_run {
-        true => None,
-        false => Some(Database::open_to_change(url).await?),
-    };
-    let mut import = Importing {
+    let database = if command.dry_run { None } else { Some(Database::open_to_change(url).await?) };
+    let mut import = Importer {
         database: database.as_ref(),
         digest: Sha256::new(),
         count: 0,
@@ -117,9 +117,9 @@ pub async fn import(
     let mut input = std::io::stdin().lock();
     interruption::listen()?;
     let done = import.read(&mut input).await;
-    let Importing { count, added, unchanged, .. } = import;
+    let Importer { count, added, unchanged, .. } = import;
     if let Err(failure) = done {
-        let so_far = format!("{} added so far", counted(added, "record"));
+        let so_far = format!("{} added so far", pluralize(added, "record"));
         let again = "run it again with the whole input for the rest";
         let failure = match failure {
             Failure::Refused(text) => Failure::Refused(format!("{text}; {so_far}")),
@@ -132,7 +132,7 @@ pub async fn import(
             failure => failure,
         };
         return Err(match &database {
-            Some(database) => failure.with(database.told().await),
+            Some(database) => failure.and(database.check_invalidation().await),
             None => failure,
         });
     }
@@ -142,18 +142,19 @@ pub async fn import(
         "added": added,
         "unchanged": unchanged,
     }));
-    let count = counted(count as u64, "record");
-    match command.dry_run {
-        true => output.line(format!("{count} well-formed, digests right")),
-        false => output.line(format!("{count}: {added} added, {unchanged} there already")),
+    let count = pluralize(count as u64, "record");
+    if command.dry_run {
+        output.line(format!("{count} well-formed, digests right"));
+    } else {
+        output.line(format!("{count}: {added} added, {unchanged} there already"));
     }
     match database {
-        Some(database) => database.told().await,
+        Some(database) => database.check_invalidation().await,
         None => Ok(()),
     }
 }
 
-struct Importing<'a> {
+struct Importer<'a> {
     /// Without one, it is only checked.
     database: Option<&'a Database>,
     digest: Sha256,
@@ -164,7 +165,7 @@ struct Importing<'a> {
     progress: Progress,
 }
 
-impl Importing<'_> {
+impl Importer<'_> {
     /// Reads to the end, and writes batch by batch.
     async fn read(&mut self, input: &mut impl BufRead) -> Result<(), Failure> {
         let mut line = String::new();
@@ -187,14 +188,14 @@ impl Importing<'_> {
                 self.digest.update(&line);
                 self.count += 1;
                 self.batch.push(
-                    record_of(record)
+                    parse_record(record)
                         .map_err(|field| wrong(&format!("has no readable {field}")))?,
                 );
-            } else if let Some(proof) = object.get("checkpoint") {
-                self.check(proof).map_err(wrong)?;
+            } else if let Some(claimed) = object.get("checkpoint") {
+                self.check(claimed).map_err(wrong)?;
                 self.write().await?;
-            } else if let Some(proof) = object.get("end") {
-                self.check(proof).map_err(wrong)?;
+            } else if let Some(claimed) = object.get("end") {
+                self.check(claimed).map_err(wrong)?;
                 self.write().await?;
                 line.clear();
                 return match input.by_ref().take(1).read_line(&mut line) {
@@ -208,7 +209,7 @@ impl Importing<'_> {
     }
 
     fn check(&self, claimed: &Value) -> Result<(), &'static str> {
-        let actual = proof(self.count, &self.digest);
+        let actual = checkpoint(self.count, &self.digest);
         if claimed["records"] != actual["records"] {
             return Err("counts other records than came before it");
         }
@@ -224,7 +225,7 @@ impl Importing<'_> {
         let interruption = Interruption::listen()?;
         let imported = database.table.import(&batch).await;
         if let Some(redis) = database.redis() {
-            // Whatever Redis holds stays true: no row is changed that was there.
+            // What Redis holds stays true: an import changes no row that was there.
             redis.invalidate(Change::Added).await;
         }
         let imported = imported?;
@@ -233,7 +234,7 @@ impl Importing<'_> {
             return Err(Failure::Refused(format!(
                 "{} differ from what is there under the same id or hash, {first} the first; nothing \
                  from here on was added",
-                counted(imported.conflicts.len() as u64, "record")
+                pluralize(imported.conflicts.len() as u64, "record")
             )));
         }
         self.added += imported.added;
@@ -242,8 +243,8 @@ impl Importing<'_> {
     }
 }
 
-/// From what [`object`] made, or the name of the field that is wrong.
-fn record_of(object: &Value) -> Result<KeyRecord, &'static str> {
+/// Reads what [`record_object`] made, or names the field that is wrong.
+fn parse_record(object: &Value) -> Result<KeyRecord, &'static str> {
     let text = |name| object.get(name).and_then(Value::as_str).ok_or(name);
     let hash = KeyHash::from_hex(text("hash")?).ok_or("hash")?;
     let mut record = KeyRecord::new(text("id")?.into(), text("owner")?.into(), hash);
@@ -255,25 +256,25 @@ fn record_of(object: &Value) -> Result<KeyRecord, &'static str> {
         Value::Null => None,
         format => Some(format.as_str().and_then(HashFormat::from_name).ok_or("format")?),
     };
-    record.created_at = time(object, "created_at")?;
-    record.last_used_at = time(object, "last_used_at")?;
-    record.expires_at = time(object, "expires_at")?;
+    record.created_at = parse_time(object, "created_at")?;
+    record.last_used_at = parse_time(object, "last_used_at")?;
+    record.expires_at = parse_time(object, "expires_at")?;
     record.revocation = match &object["revoked"] {
         Value::Null => None,
         revoked => Some(Box::new(Revocation {
-            at: time(revoked, "at")?,
+            at: parse_time(revoked, "at")?,
             reason: revoked["reason"].as_str().map(Into::into),
         })),
     };
     Ok(record)
 }
 
-fn time(object: &Value, name: &'static str) -> Result<Option<SystemTime>, &'static str> {
+fn parse_time(object: &Value, name: &'static str) -> Result<Option<SystemTime>, &'static str> {
     match &object[name] {
         Value::Null => Ok(None),
         Value::String(text) => {
             let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| name)?.into();
-            // What is read is what was written.
+            // Only the form that export writes is accepted.
             (timestamp(time).as_ref() == Some(text)).then_some(Some(time)).ok_or(name)
         }
         _ => Err(name),

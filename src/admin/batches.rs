@@ -36,6 +36,7 @@ const BATCH: usize = 1000;
 /// }
 /// # }
 /// ```
+#[doc(alias = "progress")]
 pub trait BatchObserver: Send {
     /// Why it ends a change, or why the change failed.
     type Error: From<StoreError> + Send;
@@ -69,8 +70,8 @@ impl BatchObserver for () {
 }
 
 /// Keeps instances from believing what is in Redis, from before the first batch on, and has them forget it
-/// after each. [Finish](crate::store::BulkChange::finish) it afterwards, [in a turn](KeyTable::in_turn), also
-/// where the change failed.
+/// after each. [Finish](crate::store::BulkChange::finish) it afterwards, [in a turn](KeyTable::in_turn),
+/// also where the change failed.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")] {
@@ -79,8 +80,7 @@ impl BatchObserver for () {
 /// # use lexikon_auth::admin::{KeyFilter, KeyTable};
 /// # async fn run(redis: RedisStore<SqliteStore>, table: KeyTable) -> Result<(), StoreError> {
 /// let mut change = redis.begin_bulk_change().await?;
-/// let now = std::time::SystemTime::now();
-/// let revoked = table.revoke_all(&KeyFilter::legacy(None), now, "SHA-256", &mut change).await;
+/// let revoked = table.revoke_all(&KeyFilter::legacy(None), "SHA-256", &mut change).await;
 /// table.in_turn(change.finish()).await?;
 /// println!("{} revoked", revoked?);
 /// # Ok(()) }
@@ -117,18 +117,18 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Keys.
+    /// Selects keys.
     pub(super) fn keys(condition: Condition<'a>) -> Self {
         Self { id: "k.id", from: FROM, lock: "FOR UPDATE OF k", condition }
     }
 }
 
 impl KeyTable {
-    /// Runs `work` while no batch of any change to many rows is under way, from its first row to its commit:
-    /// for [`BulkChange::finish`](crate::store::BulkChange::finish), which would take away what keeps
-    /// instances from believing Redis until a batch of somebody else's has been told. It waits for the
-    /// batch that is under way, at most a minute, and in SQLite for as long as a connection waits for a
-    /// lock.
+    /// Runs `work` while no batch of any change to many rows is under way, from its first row to its
+    /// commit: for [`BulkChange::finish`](crate::store::BulkChange::finish), which would take away what
+    /// keeps instances from believing Redis until a batch of somebody else's has been told. It waits for
+    /// the batch that is under way, at most a minute, and in SQLite for as long as a connection waits for
+    /// a lock.
     ///
     /// `work` must not change the database.
     ///

@@ -9,7 +9,7 @@ use crate::store::SharedCache;
 use crate::store::sql::CACHES;
 
 impl KeyTable {
-    /// The caches that instances have used since then, as they noted
+    /// Returns the caches that instances have used since then, as they noted
     /// [themselves](crate::store::KeyLookup::register_cache). None without the extension of the schema.
     ///
     /// # Errors

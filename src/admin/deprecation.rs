@@ -10,6 +10,26 @@ use super::table::{KeyTable, require_table};
 use crate::error::StoreError;
 use crate::store::sql::{DEPRECATIONS, Schema};
 
+/// Keys whose expiry was set by a [deprecation](KeyTable::deprecate).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeprecatedKeys {
+    /// All of them.
+    All,
+    /// Those whose hash has been upgraded to HMAC-SHA-256 since.
+    Upgraded,
+}
+
+/// The dates that keys were given by [deprecations](KeyTable::deprecate).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeprecationDates {
+    /// The first one.
+    pub earliest: SystemTime,
+    /// The last one.
+    pub latest: SystemTime,
+}
+
 impl KeyTable {
     /// Sets the expiry of the keys that the filter selects to `date`, and remembers what it was. Keys
     /// that are revoked, or expire by then anyway, stay as they are. Returns how many there were.
@@ -28,25 +48,25 @@ impl KeyTable {
     /// # let folder = tempfile::tempdir()?;
     /// # use std::time::{Duration, SystemTime};
     /// # use lexikon_auth::store::SqliteStore;
-    /// use lexikon_auth::admin::{KeyFilter, KeyTable};
+    /// use lexikon_auth::admin::{DeprecatedKeys, KeyFilter, KeyTable};
     /// # let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
     /// let table = KeyTable::from(store);
-    /// let (now, week) = (SystemTime::now(), Duration::from_secs(7 * 24 * 3600));
-    /// let legacy = KeyFilter::legacy(None);
-    /// let count = table.deprecate(&legacy, now + week, now, &mut ()).await?;
-    /// assert_eq!(table.undo_deprecation(false, &mut ()).await?, count);
+    /// let in_a_week = SystemTime::now() + Duration::from_secs(7 * 24 * 3600);
+    /// let count = table.deprecate(&KeyFilter::legacy(None), in_a_week, &mut ()).await?;
+    /// assert_eq!(table.undo_deprecation(DeprecatedKeys::All, &mut ()).await?, count);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
     /// # }
     /// ```
+    #[doc(alias = "migrate")]
     pub async fn deprecate<O: BatchObserver>(
         &self,
         filter: &KeyFilter,
         date: SystemTime,
-        now: SystemTime,
         observer: &mut O,
     ) -> Result<u64, O::Error> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        let now = self.now();
         let local_date = Value::Time(self.time_zone().to_local(date));
         let steps = [
             Step {
@@ -69,11 +89,11 @@ impl KeyTable {
                 values: vec![local_date],
             },
         ];
-        let condition = self.deprecatable(filter, date);
+        let condition = self.deprecatable(filter, date, now);
         self.in_batches(Rows::keys(condition), &steps, observer).await
     }
 
-    /// How many keys [`deprecate`](Self::deprecate) would change.
+    /// Counts the keys that [`deprecate`](Self::deprecate) would change.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
@@ -82,12 +102,11 @@ impl KeyTable {
         filter: &KeyFilter,
         date: SystemTime,
     ) -> Result<u64, StoreError> {
-        self.count_where(&self.deprecatable(filter, date)).await
+        self.count_where(&self.deprecatable(filter, date, self.now())).await
     }
 
-    /// Gives keys back the expiry that they had before [`deprecate`](Self::deprecate); with
-    /// `upgraded_only`, those alone whose hash has been replaced since. An expiry that somebody has
-    /// changed since stays. Returns how many keys were changed.
+    /// Gives keys back the expiry that they had before [`deprecate`](Self::deprecate). An expiry that
+    /// somebody has changed since stays. Returns how many keys were changed.
     ///
     /// A key that has been revoked since stays revoked.
     ///
@@ -95,7 +114,7 @@ impl KeyTable {
     /// Those of [`deprecate`](Self::deprecate).
     pub async fn undo_deprecation<O: BatchObserver>(
         &self,
-        upgraded_only: bool,
+        keys: DeprecatedKeys,
         observer: &mut O,
     ) -> Result<u64, O::Error> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
@@ -114,16 +133,16 @@ impl KeyTable {
                 values: Vec::new(),
             },
         ];
-        let rows = deprecated(upgraded_only, self.schema());
+        let rows = deprecated(keys, self.schema());
         self.in_batches(rows, &steps, observer).await
     }
 
-    /// The earliest and the latest date that keys in the table were given by a deprecation and still
-    /// have; `None` when there are none, or all have been revoked.
+    /// Returns the dates that keys in the table were given by a deprecation and still have; `None` when
+    /// there are none, or all have been revoked.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
-    pub async fn deprecation_dates(&self) -> Result<Option<(SystemTime, SystemTime)>, StoreError> {
+    pub async fn deprecation_dates(&self) -> Result<Option<DeprecationDates>, StoreError> {
         if !self.schema().has_deprecations {
             return Ok(None);
         }
@@ -134,17 +153,20 @@ impl KeyTable {
         let mut session = Session::read(&self.database).await?;
         let row = session.row(&select, &[]).await?;
         session.rollback().await?;
-        let from_local = |local| self.time_zone().first_instant(local);
-        Ok(row.time(0)?.map(from_local).zip(row.time(1)?.map(from_local)))
+        let dates = row.time(0)?.zip(row.time(1)?).map(|(earliest, latest)| DeprecationDates {
+            earliest: self.time_zone().first_instant(earliest),
+            latest: self.time_zone().first_instant(latest),
+        });
+        Ok(dates)
     }
 
-    /// How many keys [`undo_deprecation`](Self::undo_deprecation) would change.
+    /// Counts the keys that [`undo_deprecation`](Self::undo_deprecation) would change.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
-    pub async fn count_deprecated(&self, upgraded_only: bool) -> Result<u64, StoreError> {
+    pub async fn count_deprecated(&self, keys: DeprecatedKeys) -> Result<u64, StoreError> {
         require_table(self.schema().has_deprecations, DEPRECATIONS)?;
-        let Rows { from, condition, .. } = deprecated(upgraded_only, self.schema());
+        let Rows { from, condition, .. } = deprecated(keys, self.schema());
         let count = format!(
             "SELECT count(*) {from} WHERE {} AND k.expires_at = d.expires_at_set",
             condition.text
@@ -163,33 +185,29 @@ impl KeyTable {
     pub async fn revoke_all<O: BatchObserver>(
         &self,
         filter: &KeyFilter,
-        at: SystemTime,
         reason: &str,
         observer: &mut O,
     ) -> Result<u64, O::Error> {
-        let condition = self.condition(filter);
-        self.revoke_where(condition, at, reason, observer).await
+        let now = self.now();
+        self.revoke_where(self.condition(filter, now), now, reason, observer).await
     }
 
-    /// Marks every key past its expiry at `now` as revoked, as
+    /// Marks every key past its expiry as revoked, as
     /// [`KeyStore::expire`](crate::store::KeyStore::expire) does, in batches. Returns how many there were.
     ///
     /// # Errors
     /// Those of [`revoke_all`](Self::revoke_all).
-    pub async fn expire<O: BatchObserver>(
-        &self,
-        now: SystemTime,
-        observer: &mut O,
-    ) -> Result<u64, O::Error> {
+    pub async fn expire<O: BatchObserver>(&self, observer: &mut O) -> Result<u64, O::Error> {
+        let now = self.now();
         self.revoke_where(self.expired(now), now, "expired", observer).await
     }
 
-    /// How many keys [`expire`](Self::expire) would mark.
+    /// Counts the keys that [`expire`](Self::expire) would mark.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
-    pub async fn count_expired(&self, now: SystemTime) -> Result<u64, StoreError> {
-        let mut condition = self.expired(now);
+    pub async fn count_expired(&self) -> Result<u64, StoreError> {
+        let mut condition = self.expired(self.now());
         condition.text += " AND k.is_active";
         self.count_where(&condition).await
     }
@@ -216,28 +234,33 @@ impl KeyTable {
         self.in_batches(Rows::keys(condition), &[step], observer).await
     }
 
-    /// The keys past their expiry.
+    /// Selects the keys past their expiry.
     fn expired(&self, now: SystemTime) -> Condition<'static> {
         let mut condition = Condition { text: "TRUE".to_owned(), values: Vec::new() };
         condition.and("k.expires_at <= ?", Value::Time(self.time_zone().reached(now)));
         condition
     }
 
-    /// The keys that a deprecation changes.
-    fn deprecatable<'a>(&self, filter: &'a KeyFilter, date: SystemTime) -> Condition<'a> {
-        let mut condition = self.condition(filter);
+    /// Selects the keys that a deprecation changes.
+    fn deprecatable<'a>(
+        &self,
+        filter: &'a KeyFilter,
+        date: SystemTime,
+        now: SystemTime,
+    ) -> Condition<'a> {
+        let mut condition = self.condition(filter, now);
         let later = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
         condition.and(later, Value::Time(self.time_zone().to_local(date)));
         condition
     }
 }
 
-/// The deprecations that an undoing takes back.
-fn deprecated(upgraded_only: bool, schema: Schema) -> Rows<'static> {
-    let text = match upgraded_only {
-        true if schema.has_details => "k.hash_format = 'hmac-sha256'",
-        true => "FALSE",
-        false => "TRUE",
+/// Selects the deprecations that an undoing takes back.
+fn deprecated(keys: DeprecatedKeys, schema: Schema) -> Rows<'static> {
+    let text = match keys {
+        DeprecatedKeys::All => "TRUE",
+        DeprecatedKeys::Upgraded if schema.has_details => "k.hash_format = 'hmac-sha256'",
+        DeprecatedKeys::Upgraded => "FALSE",
     };
     Rows {
         id: "d.key_id",

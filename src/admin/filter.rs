@@ -11,6 +11,7 @@ use crate::time_zone::TimeZone;
 /// What is known of the format of a key's hash: both look alike, so a row that nobody has marked does not
 /// tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum KnownFormat {
     /// HMAC-SHA-256.
     HmacSha256,
@@ -21,7 +22,7 @@ pub enum KnownFormat {
 }
 
 impl KnownFormat {
-    /// The format as one word: `hmac-sha256`, `sha256` or `unknown`.
+    /// Returns the format as one word: `hmac-sha256`, `sha256` or `unknown`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::HmacSha256 => "hmac-sha256",
@@ -41,8 +42,8 @@ pub struct KeyFilter {
     owner: Option<OwnerId>,
     format: Option<KnownFormat>,
     pub(super) first_deployed: Option<SystemTime>,
-    in_force: Option<SystemTime>,
-    usable: Option<SystemTime>,
+    in_force: bool,
+    usable: bool,
     unrevoked: bool,
     used_since: Option<SystemTime>,
     unused_since: Option<SystemTime>,
@@ -53,17 +54,17 @@ pub struct KeyFilter {
 }
 
 impl KeyFilter {
-    /// Legacy keys.
+    /// Selects legacy keys.
     pub fn legacy(first_deployed: Option<SystemTime>) -> Self {
         Self::default().format(KnownFormat::Sha256).first_deployed(first_deployed)
     }
 
-    /// The keys of an owner.
+    /// Selects the keys of an owner.
     pub fn owner(self, owner: impl Into<OwnerId>) -> Self {
         Self { owner: Some(owner.into()), ..self }
     }
 
-    /// The keys of a format.
+    /// Selects the keys of a format.
     pub fn format(self, format: KnownFormat) -> Self {
         Self { format: Some(format), ..self }
     }
@@ -74,45 +75,45 @@ impl KeyFilter {
         Self { first_deployed: date, ..self }
     }
 
-    /// Keys that are in force at `now`: neither revoked nor expired, and of an active owner.
-    pub fn in_force(self, now: SystemTime) -> Self {
-        Self { in_force: Some(now), ..self }
+    /// Selects keys that are in force: neither revoked nor expired, and of an active owner.
+    pub fn in_force(self) -> Self {
+        Self { in_force: true, ..self }
     }
 
-    /// Keys that are not revoked.
+    /// Selects keys that are not revoked.
     pub fn unrevoked(self) -> Self {
         Self { unrevoked: true, ..self }
     }
 
-    /// Keys that are neither revoked nor expired at `now`, whatever the state of their owners, who may be
+    /// Selects keys that are neither revoked nor expired, whatever the state of their owners, who may be
     /// enabled again.
-    pub fn usable(self, now: SystemTime) -> Self {
-        Self { usable: Some(now), ..self }
+    pub fn usable(self) -> Self {
+        Self { usable: true, ..self }
     }
 
-    /// Keys that were used at the time or later, as far as that has been written.
+    /// Selects keys that were used at the time or later, as far as that has been written.
     pub fn used_since(self, time: SystemTime) -> Self {
         Self { used_since: Some(time), ..self }
     }
 
-    /// Keys that were not used at the time or later, and were made before it. Those without a date are
-    /// among them.
+    /// Selects keys that were not used at the time or later, and were made before it. Those without a date
+    /// are among them.
     pub fn unused_since(self, time: SystemTime) -> Self {
         Self { unused_since: Some(time), ..self }
     }
 
-    /// Keys that expire before the time, or have done so.
+    /// Selects keys that expire before the time, or have done so.
     pub fn expiring_before(self, time: SystemTime) -> Self {
         Self { expiring_before: Some(time), ..self }
     }
 
-    /// Keys that were made before the time. Those without a date are not among them.
+    /// Selects keys that were made before the time. Those without a date are not among them.
     pub fn made_before(self, time: SystemTime) -> Self {
         Self { made_before: Some(time), ..self }
     }
 
-    /// Keys that may have been issued under a secret that was current before the time: not legacy, and
-    /// made before it, or at a time that is not known.
+    /// Selects keys that may have been issued under a secret that was current before the time: not legacy,
+    /// and made before it, or at a time that is not known.
     pub fn bound_to_secret_before(self, time: SystemTime) -> Self {
         Self { bound_to_secret_before: Some(time), ..self }
     }
@@ -131,7 +132,12 @@ pub(super) struct Condition<'a> {
 }
 
 impl<'a> Condition<'a> {
-    pub(super) fn of(filter: &'a KeyFilter, schema: Schema, zone: &TimeZone) -> Self {
+    pub(super) fn of(
+        filter: &'a KeyFilter,
+        schema: Schema,
+        zone: &TimeZone,
+        now: SystemTime,
+    ) -> Self {
         // Whether a date has passed is exact; a last use in an hour that occurs twice may be taken for one
         // an hour earlier.
         let reached = |time| Value::Time(zone.reached(time));
@@ -148,13 +154,13 @@ impl<'a> Condition<'a> {
             }
             .expect("a String takes everything");
         }
-        if let Some(now) = filter.in_force {
+        if filter.in_force {
             condition.and(IN_FORCE, reached(now));
         }
         if filter.unrevoked {
             condition.text += " AND k.is_active";
         }
-        if let Some(now) = filter.usable {
+        if filter.usable {
             let usable = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
             condition.and(usable, reached(now));
         }
@@ -194,7 +200,7 @@ impl<'a> Condition<'a> {
         format!("${}", self.values.len())
     }
 
-    /// What is known of a key's format; NULL where nothing is.
+    /// Returns the expression for what is known of a key's format; NULL where nothing is.
     pub(super) fn format(&mut self, schema: Schema, first_deployed: Option<SystemTime>) -> String {
         let by_date = match first_deployed {
             Some(date) => {
@@ -211,7 +217,7 @@ impl<'a> Condition<'a> {
 pub(super) const IN_FORCE: &str =
     "k.is_active AND u.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
 
-/// The part of a `CASE` that returns the format that the row says.
+/// Returns the part of a `CASE` for the format that the row says.
 pub(super) fn recorded_format(schema: Schema) -> &'static str {
     if schema.has_details {
         "WHEN k.hash_format IN ('hmac-sha256', 'sha256') THEN k.hash_format"

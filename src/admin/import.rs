@@ -29,6 +29,7 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError::UnknownOwner`] in a database of the lexikon service; others when the database cannot
     /// write.
+    #[doc(alias = "migrate")]
     pub async fn import(&self, records: &[KeyRecord]) -> Result<Imported, StoreError> {
         let mut session = Session::write(&self.database).await?;
         let mut imported = Imported::default();
@@ -52,7 +53,8 @@ impl KeyTable {
         Ok(imported)
     }
 
-    /// The rows that have the id or the hash of one of the records, by their ids and by their hashes.
+    /// Returns the rows that have the id or the hash of one of the records, by their ids and by their
+    /// hashes.
     async fn present(
         &self,
         session: &mut Session,
@@ -103,13 +105,13 @@ impl KeyTable {
         }
     }
 
-    /// The record as it will be read.
+    /// Returns the record as it will be read.
     fn as_kept(&self, record: &KeyRecord) -> KeyRecord {
         let expires_at = record.expires_at.map(|time| self.time_zone().kept(time));
         KeyRecord { expires_at, ..record.clone() }
     }
 
-    /// Before the store creates an active one.
+    /// Creates the owner before the store creates an active one.
     async fn create_disabled_owner(
         &self,
         session: &mut Session,
@@ -120,7 +122,7 @@ impl KeyTable {
     }
 }
 
-/// Whether two records say the same of a key. Traces of use may differ, the owner's state is the
+/// Returns whether two records say the same of a key. Traces of use may differ, the owner's state is the
 /// owner's, and a revocation's details have no place in every table.
 fn is_same(one: &KeyRecord, other: &KeyRecord) -> bool {
     let essence = |record: &KeyRecord| KeyRecord {

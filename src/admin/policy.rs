@@ -27,12 +27,7 @@ impl KeyTable {
     ///
     /// # Errors
     /// [`StoreError::Schema`] without the extension of the schema; others when the database cannot write.
-    pub async fn set_policy(
-        &self,
-        policy: LegacyPolicy,
-        by: &str,
-        now: SystemTime,
-    ) -> Result<(), StoreError> {
+    pub async fn set_policy(&self, policy: LegacyPolicy, by: &str) -> Result<(), StoreError> {
         require_table(self.schema().has_policies, POLICIES)?;
         let accept_until = match policy {
             LegacyPolicy::AcceptUntil(date) => Some(date),
@@ -45,7 +40,7 @@ impl KeyTable {
         let values = [
             Value::Text(policy.as_str()),
             Value::OptionalTime(accept_until),
-            Value::Time(now),
+            Value::Time(self.now()),
             Value::Text(by),
         ];
         let mut session = Session::write(&self.database).await?;
@@ -54,11 +49,14 @@ impl KeyTable {
         session.commit().await
     }
 
-    /// The policies that were set last, latest first; none where instances go by what their code says.
+    /// Returns the policies that were set last, latest first; none where instances go by what their code
+    /// says.
     ///
     /// # Errors
     /// [`StoreError::Schema`] when one is not known to this version; others when the database cannot
     /// answer.
+    #[doc(alias = "audit")]
+    #[doc(alias = "history")]
     pub async fn policies(&self, limit: u32) -> Result<Vec<StoredPolicy>, StoreError> {
         if !self.schema().has_policies {
             return Ok(Vec::new());

@@ -15,8 +15,8 @@ use crate::store::{KeyStore, MemoryStore};
 use crate::verify::Verifier;
 
 impl KeyTable {
-    /// What [`extend_schema`](Self::extend_schema) would run, in this order; nothing where all is there.
-    /// The time zone that it has the database keep is not among it.
+    /// Returns what [`extend_schema`](Self::extend_schema) would run, in this order; nothing where all is
+    /// there. The time zone that it has the database keep is not among it.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
@@ -36,7 +36,7 @@ impl KeyTable {
         Ok(missing)
     }
 
-    /// Whether the database had the extension of the schema when it was opened.
+    /// Returns whether the database had the extension of the schema when it was opened.
     pub fn is_extended(&self) -> bool {
         let schema = self.schema();
         schema.has_details
@@ -50,17 +50,19 @@ impl KeyTable {
     ///
     /// # Errors
     /// Those of the stores.
+    #[doc(alias = "migrate")]
     pub async fn extend_schema(self) -> Result<Self, StoreError> {
-        match self.database {
+        let database = match self.database {
             #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.extend_schema().await.map(Self::from),
+            Database::Sqlite(store) => Database::Sqlite(store.extend_schema().await?),
             #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.extend_schema().await.map(Self::from),
-        }
+            Database::Postgres(store) => Database::Postgres(store.extend_schema().await?),
+        };
+        Ok(Self { database, ..self })
     }
 
-    /// Whether an index that is valid begins with the column `key_hash`: without one, every verification
-    /// reads the whole table.
+    /// Returns whether an index that is valid begins with the column `key_hash`: without one, every
+    /// verification reads the whole table.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
@@ -85,8 +87,8 @@ impl KeyTable {
         Ok(count > 0)
     }
 
-    /// What time the database has: that of its server's clock, or in SQLite, which has none, the latest
-    /// time that a key was made; `None` where there is none.
+    /// Returns what time the database has: that of its server's clock, or in SQLite, which has none, the
+    /// latest time that a key was made; `None` where there is none.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.

@@ -22,8 +22,8 @@ pub struct KnownSecret {
 }
 
 impl KeyTable {
-    /// The secrets that the database knows, oldest first. None without the extension of the schema, or
-    /// before a service has started with it.
+    /// Returns the secrets that the database knows, oldest first. None without the extension of the
+    /// schema, or before a service has started with it.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
@@ -32,10 +32,8 @@ impl KeyTable {
         if !schema.has_secrets {
             return Ok(Vec::new());
         }
-        let since = match schema.has_current_since {
-            true => CURRENT_SINCE,
-            false => "CAST(NULL AS TIMESTAMP)",
-        };
+        let since =
+            if schema.has_current_since { CURRENT_SINCE } else { "CAST(NULL AS TIMESTAMP)" };
         let select = format!(
             "SELECT fingerprint, added_at, {since} FROM {SECRETS} ORDER BY added_at, fingerprint"
         );
@@ -78,24 +76,20 @@ impl KeyTable {
         }
     }
 
-    /// Notes that every instance has had this secret as its current one since `at`: what is issued from
-    /// then on does not need the others. What was noted before stands. Returns whether the database
-    /// knows the secret.
+    /// Notes that every instance has this secret as its current one: what is issued from now on does not
+    /// need the others. What was noted before stands. Returns whether the database knows the secret.
     ///
     /// # Errors
     /// [`StoreError::Schema`] without the extension of the schema.
-    pub async fn switch_to_secret(
-        &self,
-        secret: &ServerSecret,
-        at: SystemTime,
-    ) -> Result<bool, StoreError> {
+    #[doc(alias = "rotate")]
+    pub async fn switch_to_secret(&self, secret: &ServerSecret) -> Result<bool, StoreError> {
         require_table(self.schema().has_current_since, SECRETS)?;
         let update = format!(
             "UPDATE {SECRETS} SET current_since = coalesce(current_since, $1) WHERE fingerprint = $2"
         );
         let fingerprint = secret.fingerprint().to_string();
         let mut session = Session::write(&self.database).await?;
-        let values = [Value::Time(at), Value::Text(&fingerprint)];
+        let values = [Value::Time(self.now()), Value::Text(&fingerprint)];
         let found = session.execute(&update, &values).await?;
         session.commit().await?;
         Ok(found == 1)

@@ -197,7 +197,7 @@ impl Session {
         Ok(())
     }
 
-    /// All rows of an answer that is short.
+    /// Returns all rows of an answer that is short.
     pub(super) async fn rows(
         &mut self,
         statement: &str,
@@ -212,7 +212,7 @@ impl Session {
         Ok(rows)
     }
 
-    /// The one row of an answer that has one.
+    /// Returns the one row of an answer that has one.
     pub(super) async fn row(
         &mut self,
         statement: &str,
@@ -246,7 +246,7 @@ impl Session {
 }
 
 impl Row {
-    /// The record, where the query began as [`Statements`](crate::store::sql::Statements) has it.
+    /// Returns the record, where the query began as [`Statements`](crate::store::sql::Statements) has it.
     pub(super) fn record(&self, zone: &TimeZone) -> Result<KeyRecord, StoreError> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -269,7 +269,7 @@ impl Row {
         Ok(self.optional_text(index)?.unwrap_or_default())
     }
 
-    /// From columns of local times it takes a [`TimeZone`] to make a time of it.
+    /// Returns the time. From columns of local times it takes a [`TimeZone`] to make a time of it.
     pub(super) fn time(&self, index: usize) -> Result<Option<SystemTime>, StoreError> {
         match self {
             #[cfg(feature = "sqlite")]

@@ -56,9 +56,19 @@ pub struct LegacyImpact {
     pub unknown: u64,
 }
 
+/// Keys that were used for the last time on one day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastUses {
+    /// The day, as `YYYY-MM-DD` in the [time zone](KeyTable::time_zone) of the table.
+    pub day: String,
+    /// How many keys there are.
+    pub keys: u64,
+}
+
 impl KeyTable {
-    /// How far the migration is at `now`. Of keys made before `first_deployed` that nothing else tells
-    /// of, it is known that they are legacy.
+    /// Counts how far the migration is. Keys made before `first_deployed` that nothing else tells of are
+    /// known to be legacy.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
@@ -68,11 +78,10 @@ impl KeyTable {
     /// # #[cfg(feature = "sqlite")] {
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
-    /// # use std::time::SystemTime;
     /// # use lexikon_auth::store::SqliteStore;
     /// # use lexikon_auth::admin::KeyTable;
     /// # let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
-    /// let status = KeyTable::from(store).migration_status(None, SystemTime::now()).await?;
+    /// let status = KeyTable::from(store).migration_status(None).await?;
     /// println!("{} legacy keys in force", status.impact.keys);
     /// # Ok(()) }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
@@ -81,8 +90,8 @@ impl KeyTable {
     pub async fn migration_status(
         &self,
         first_deployed: Option<SystemTime>,
-        now: SystemTime,
     ) -> Result<MigrationStatus, StoreError> {
+        let now = self.now();
         let zone = self.time_zone();
         let mut condition = Condition { text: String::new(), values: Vec::new() };
         let in_force = IN_FORCE.replace('?', &condition.bind(Value::Time(zone.reached(now))));
@@ -125,8 +134,8 @@ impl KeyTable {
         }
         classes.sort_by_key(|class| (class.format, class.by_date));
         // Once more, because an owner may have keys that are known in both ways.
-        let legacy = KeyFilter::legacy(first_deployed).in_force(now);
-        let condition = self.condition(&legacy);
+        let legacy = KeyFilter::legacy(first_deployed).in_force();
+        let condition = self.condition(&legacy, now);
         let owners = format!("SELECT count(DISTINCT k.user_id) {FROM} WHERE {}", condition.text);
         let owners = session.row(&owners, &condition.values).await?.count(0)?;
         session.rollback().await?;
@@ -142,29 +151,27 @@ impl KeyTable {
         Ok(MigrationStatus { classes, impact })
     }
 
-    /// How many legacy keys were used for the last time on which day, as `YYYY-MM-DD` in the
-    /// [time zone](Self::time_zone) of the table, in ascending order. Days without any are left out.
+    /// Counts the keys that the filter selects by the day of their last use, in ascending order. Days
+    /// without any are left out, and so are keys that have not been used.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
-    pub async fn last_legacy_uses(
-        &self,
-        first_deployed: Option<SystemTime>,
-        since: SystemTime,
-    ) -> Result<Vec<(String, u64)>, StoreError> {
+    pub async fn last_uses_by_day(&self, filter: &KeyFilter) -> Result<Vec<LastUses>, StoreError> {
         let day = match &self.database {
             #[cfg(feature = "sqlite")]
             Database::Sqlite(_) => "substr(k.last_used_at, 1, 10)",
             #[cfg(feature = "postgres")]
             Database::Postgres(_) => "to_char(k.last_used_at, 'YYYY-MM-DD')",
         };
-        let filter = KeyFilter::legacy(first_deployed).used_since(since);
-        let condition = self.condition(&filter);
-        let select =
-            format!("SELECT {day}, count(*) {FROM} WHERE {} GROUP BY 1 ORDER BY 1", condition.text);
+        let condition = self.condition(filter, self.now());
+        let select = format!(
+            "SELECT {day}, count(*) {FROM} WHERE {} AND k.last_used_at IS NOT NULL \
+             GROUP BY 1 ORDER BY 1",
+            condition.text
+        );
         let mut session = Session::read(&self.database).await?;
         let rows = session.rows(&select, &condition.values).await?;
         session.rollback().await?;
-        rows.iter().map(|row| Ok((row.text(0)?, row.count(1)?))).collect()
+        rows.iter().map(|row| Ok(LastUses { day: row.text(0)?, keys: row.count(1)? })).collect()
     }
 }

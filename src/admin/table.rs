@@ -1,8 +1,13 @@
 //! The table, and what lists and counts its keys.
 
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use super::database::Database;
 use super::filter::{Condition, KeyFilter};
 use super::session::Session;
+use crate::clock::{Clock, SystemClock};
 use crate::error::StoreError;
 use crate::record::KeyRecord;
 use crate::store::DynKeyStore;
@@ -22,7 +27,8 @@ use crate::store::sql::{Schema, Statements};
 /// Caches learn of every change from a follower; without one, those in memory keep entries for their
 /// short age, and those in Redis have to be told, by a [`BatchObserver`](super::BatchObserver).
 ///
-/// Answers that may be long are handed on row by row, so that memory stays flat.
+/// Answers that may be long are handed on row by row, so that memory stays flat. Each method asks the
+/// [clock](Self::with_clock) once, so that its answer is as of one moment.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {
@@ -42,22 +48,23 @@ use crate::store::sql::{Schema, Statements};
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KeyTable {
     pub(super) database: Database,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 #[cfg(feature = "sqlite")]
 impl From<SqliteStore> for KeyTable {
     fn from(store: SqliteStore) -> Self {
-        Self { database: Database::Sqlite(store) }
+        Self::new(Database::Sqlite(store))
     }
 }
 
 #[cfg(feature = "postgres")]
 impl From<PostgresStore> for KeyTable {
     fn from(store: PostgresStore) -> Self {
-        Self { database: Database::Postgres(store) }
+        Self::new(Database::Postgres(store))
     }
 }
 
@@ -71,8 +78,27 @@ pub struct ListedKey {
     pub email: Option<String>,
 }
 
+impl fmt::Debug for KeyTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyTable").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
 impl KeyTable {
-    /// The store that the table was made from, behind one type.
+    fn new(database: Database) -> Self {
+        Self { database, clock: Arc::new(SystemClock) }
+    }
+
+    /// Sets the clock.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    /// Returns the store that the table was made from, behind one type.
     pub fn store(&self) -> DynKeyStore {
         match &self.database {
             #[cfg(feature = "sqlite")]
@@ -93,7 +119,7 @@ impl KeyTable {
         filter: &KeyFilter,
         mut take: impl FnMut(ListedKey) -> Result<(), E>,
     ) -> Result<(), E> {
-        let condition = self.condition(filter);
+        let condition = self.condition(filter, self.now());
         let email = if self.schema().has_email { "u.email" } else { "CAST(NULL AS VARCHAR)" };
         let order = if filter.by_owner { "k.user_id, k.id" } else { "k.id" };
         let rest = format!("WHERE {} ORDER BY {order}", condition.text);
@@ -110,12 +136,12 @@ impl KeyTable {
         Ok(session.rollback().await?)
     }
 
-    /// How many keys the filter selects.
+    /// Counts the keys that the filter selects.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn count(&self, filter: &KeyFilter) -> Result<u64, StoreError> {
-        let condition = self.condition(filter);
+        let condition = self.condition(filter, self.now());
         self.count_where(&condition).await
     }
 
@@ -127,8 +153,8 @@ impl KeyTable {
         Ok(count)
     }
 
-    pub(super) fn condition<'a>(&self, filter: &'a KeyFilter) -> Condition<'a> {
-        Condition::of(filter, self.schema(), self.time_zone())
+    pub(super) fn condition<'a>(&self, filter: &'a KeyFilter, now: SystemTime) -> Condition<'a> {
+        Condition::of(filter, self.schema(), self.time_zone(), now)
     }
 
     pub(super) fn schema(&self) -> Schema {
@@ -150,7 +176,7 @@ impl KeyTable {
     }
 }
 
-/// The table `name` has to be there.
+/// Refuses a database without the table `name`.
 pub(super) fn require_table(is_there: bool, name: &str) -> Result<(), StoreError> {
     let problem = || format!("table {name} is missing; run extend_schema first");
     if is_there { Ok(()) } else { Err(StoreError::Schema(problem())) }

@@ -24,8 +24,17 @@ pub enum ImpossibleUse {
     BeforeCreation(Duration),
 }
 
+/// A time zone that a database keeps wrongly, and the one to put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ZoneReplacement<'a> {
+    /// The zone that the database keeps.
+    pub wrong: &'a TimeZone,
+    /// The zone that it has to keep.
+    pub right: &'a TimeZone,
+}
+
 impl KeyTable {
-    /// The time zone of the columns `expires_at` and `last_used_at`.
+    /// Returns the time zone of the columns `expires_at` and `last_used_at`.
     pub fn time_zone(&self) -> &TimeZone {
         match &self.database {
             #[cfg(feature = "sqlite")]
@@ -49,7 +58,7 @@ impl KeyTable {
         Ok(self)
     }
 
-    /// The time zone that the database keeps; `None` where it keeps none yet, or has no
+    /// Returns the time zone that the database keeps; `None` where it keeps none yet, or has no
     /// [table](Self::can_keep_time_zone) for it.
     ///
     /// # Errors
@@ -63,7 +72,7 @@ impl KeyTable {
         }
     }
 
-    /// Whether the database had the table that keeps a time zone when it was opened.
+    /// Returns whether the database had the table that keeps a time zone when it was opened.
     pub fn can_keep_time_zone(&self) -> bool {
         self.schema().has_settings
     }
@@ -84,7 +93,7 @@ impl KeyTable {
         }
     }
 
-    /// Has the database keep another time zone than `kept`, which was wrong. No row is changed: dates
+    /// Has the database keep another time zone than the wrong one that it keeps. No row is changed: dates
     /// that were written in the wrong zone mean another time from then on. Open the database anew
     /// afterwards, here and in every instance: this value goes by the old zone. Where none is kept, the
     /// new one is.
@@ -94,32 +103,28 @@ impl KeyTable {
     /// the database keeps neither.
     pub async fn replace_time_zone(
         &self,
-        kept: &TimeZone,
-        zone: &TimeZone,
+        ZoneReplacement { wrong, right }: ZoneReplacement<'_>,
     ) -> Result<(), StoreError> {
         require_table(self.can_keep_time_zone(), SETTINGS)?;
         let update =
             format!("UPDATE {SETTINGS} SET value = $1 WHERE name = 'time_zone' AND value = $2");
         let mut session = Session::write(&self.database).await?;
-        let values = [Value::Text(zone.name()), Value::Text(kept.name())];
+        let values = [Value::Text(right.name()), Value::Text(wrong.name())];
         let replaced = session.execute(&update, &values).await?;
         session.commit().await?;
         match replaced {
-            0 => self.keep_time_zone(zone).await,
+            0 => self.keep_time_zone(right).await,
             _ => Ok(()),
         }
     }
 
-    /// The last use that is furthest from what can have been at `now`, ahead of it or else before its key
-    /// was made; `None` where all can have been.
+    /// Returns the last use that is furthest from what can have been by now, ahead of the clock or else
+    /// before its key was made; `None` where all can have been.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
-    pub async fn impossible_use(
-        &self,
-        now: SystemTime,
-    ) -> Result<Option<ImpossibleUse>, StoreError> {
-        let zone = self.time_zone();
+    pub async fn impossible_use(&self) -> Result<Option<ImpossibleUse>, StoreError> {
+        let (zone, now) = (self.time_zone(), self.now());
         let latest = "SELECT max(last_used_at) FROM api_keys WHERE last_used_at < $1";
         // As they are written. Of those that are read rightly, the local time may be behind as well.
         let before_creation = match &self.database {

@@ -8,7 +8,7 @@ use tokio::sync::Barrier;
 use tokio::task::{JoinSet, yield_now};
 
 use super::{CURRENT, LEGACY, RETIRED, Subject};
-use super::{RING, at, candidates, inserted, key, record, stored};
+use super::{RING, at, candidates, inserted, key, record, stored, succession};
 use crate::crypto::hash::HashFormat;
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::store::{HashChange, KeyLookup, KeyStore, Usage};
@@ -112,7 +112,7 @@ async fn one_of_several_rotations_wins(store: impl KeyStore + Clone + 'static) {
         let (store, old) = (store.clone(), record(row, CURRENT));
         let successor = record(ROWS + row * RACERS + racer, CURRENT);
         async move {
-            match store.rotate(&old, at(10), at(10), &successor).await {
+            match store.rotate(&succession(&old, at(10), &successor)).await {
                 Ok(()) => true,
                 Err(StoreError::NotInForce(_)) => false,
                 Err(error) => panic!("a rotation that loses finds the key ended: {error:?}"),

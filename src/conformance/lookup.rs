@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{CURRENT, LEGACY, MICROSECOND, OWNERS, RETIRED, Subject};
-use super::{RING, at, candidates, find, inserted, key, record, stored};
+use super::{RING, at, candidates, find, inserted, key, record, stored, succession};
 use crate::crypto::hash::{Candidates, HashFormat};
 use crate::error::{Refusal, StoreError, VerifyError};
 use crate::id::{KeyId, OwnerId};
@@ -132,7 +132,8 @@ async fn unknown_owners_are_refused(subject: &impl Subject) {
     let old = inserted(&store, record(2, CURRENT)).await;
     let mut orphan = record(1, CURRENT);
     orphan.owner = "nobody".into();
-    let answers = [store.insert(&orphan).await, store.rotate(&old, at(10), at(20), &orphan).await];
+    let answers =
+        [store.insert(&orphan).await, store.rotate(&succession(&old, at(20), &orphan)).await];
     for answer in answers {
         assert!(
             matches!(answer, Err(StoreError::UnknownOwner(_))),

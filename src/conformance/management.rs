@@ -1,7 +1,7 @@
 //! Listing, changing, revoking, rotating, and writing in batches.
 
 use super::{CURRENT, LEGACY, MICROSECOND, OWNERS, Subject};
-use super::{at, candidates, find, inserted, record, stored};
+use super::{at, candidates, find, inserted, record, stored, succession};
 use crate::crypto::hash::HashFormat;
 use crate::error::StoreError;
 use crate::id::{KeyId, OwnerId};
@@ -127,14 +127,14 @@ async fn a_rotation_is_whole(subject: &impl Subject) {
     for (number, (date, expected, promise)) in (2..).zip(rotations) {
         let successor = record(number, CURRENT);
         let read = stored(&store, 1).await;
-        store.rotate(&read, at(10), date, &successor).await.expect("rotate succeeds");
+        store.rotate(&succession(&read, date, &successor)).await.expect("rotate succeeds");
         assert_eq!(stored(&store, number).await, successor, "the successor is stored");
         let expected = KeyRecord { expires_at: Some(expected), ..old.clone() };
         assert_eq!(stored(&store, 1).await, expected, "{promise}, and nothing else changes");
     }
 
     let old = inserted(&store, record(5, CURRENT)).await;
-    let answer = store.rotate(&old, at(10), at(20), &record(2, CURRENT)).await;
+    let answer = store.rotate(&succession(&old, at(20), &record(2, CURRENT))).await;
     assert!(
         matches!(answer, Err(StoreError::Conflict)),
         "rotate to a hash that exists is Conflict: {answer:?}"
@@ -155,7 +155,7 @@ async fn a_rotation_does_not_bring_back_what_was_taken_away(subject: &impl Subje
         let read = inserted(&store, read).await;
         store.update(&read.id, &update).await.expect("update succeeds");
         let now = stored(&store, 1).await;
-        let answer = store.rotate(&read, at(10), at(20), &record(2, CURRENT)).await;
+        let answer = store.rotate(&succession(&read, at(20), &record(2, CURRENT))).await;
         assert!(
             matches!(answer, Err(StoreError::Changed(_))),
             "rotate of a key that is not as it was read is Changed: {answer:?}"
@@ -174,7 +174,7 @@ async fn only_keys_in_force_are_rotated(subject: &impl Subject) {
     let revoked = inserted(&store, record(2, CURRENT)).await;
     store.revoke(&revoked.id, at(1), None).await.expect("revoke succeeds");
     for key in [expired, revoked] {
-        let answer = store.rotate(&key, at(10), at(20), &record(3, CURRENT)).await;
+        let answer = store.rotate(&succession(&key, at(20), &record(3, CURRENT))).await;
         assert!(
             matches!(answer, Err(StoreError::NotInForce(_))),
             "rotate of a revoked or expired key is NotInForce: {answer:?}"
@@ -365,7 +365,7 @@ async fn an_unknown_id_is_not_found(subject: &impl Subject) {
     let answers = [
         store.update(&id, &KeyUpdate::default()).await,
         store.revoke(&id, at(1), None).await,
-        store.rotate(&record(2, CURRENT), at(1), at(2), &record(1, CURRENT)).await,
+        store.rotate(&succession(&record(2, CURRENT), at(20), &record(1, CURRENT))).await,
     ];
     for answer in answers {
         assert!(

@@ -97,6 +97,7 @@ impl fmt::Debug for KeyHash {
 
 /// How a key was turned into its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum HashFormat {
     /// HMAC-SHA-256 under a server secret: what this crate writes.
     HmacSha256,

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, Page};
+use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, Page, Succession};
 use super::{SharedCache, Usage};
 use crate::crypto::hash::Candidates;
 use crate::error::StoreError;
@@ -62,13 +62,7 @@ trait Erased: Send + Sync {
         at: SystemTime,
         reason: Option<&'a str>,
     ) -> Answer<'a, ()>;
-    fn rotate<'a>(
-        &'a self,
-        old: &'a KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &'a KeyRecord,
-    ) -> Answer<'a, ()>;
+    fn rotate<'a>(&'a self, succession: &'a Succession) -> Answer<'a, ()>;
     fn expiry_before_deprecation<'a>(
         &'a self,
         id: &'a KeyId,
@@ -124,14 +118,8 @@ impl<S: KeyStore> Erased for S {
         Box::pin(KeyStore::revoke(self, id, at, reason))
     }
 
-    fn rotate<'a>(
-        &'a self,
-        old: &'a KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &'a KeyRecord,
-    ) -> Answer<'a, ()> {
-        Box::pin(KeyStore::rotate(self, old, now, old_expires_at, successor))
+    fn rotate<'a>(&'a self, succession: &'a Succession) -> Answer<'a, ()> {
+        Box::pin(KeyStore::rotate(self, succession))
     }
 
     fn expiry_before_deprecation<'a>(
@@ -202,14 +190,8 @@ impl KeyStore for DynKeyStore {
         self.0.revoke(id, at, reason).await
     }
 
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
-        self.0.rotate(old, now, old_expires_at, successor).await
+    async fn rotate(&self, succession: &Succession) -> Result<(), StoreError> {
+        self.0.rotate(succession).await
     }
 
     async fn expiry_before_deprecation(

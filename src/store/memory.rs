@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use super::{FormatCounts, HashChange, KeyLookup, KeyStore, Page, Usage};
+use super::{FormatCounts, HashChange, KeyLookup, KeyStore, Page, Succession, Usage};
 use crate::crypto::hash::{Candidates, HashFormat, KeyHash};
 use crate::error::StoreError;
 use crate::id::{KeyId, OwnerId};
@@ -182,21 +182,16 @@ impl KeyStore for MemoryStore {
         })
     }
 
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
+    async fn rotate(&self, succession: &Succession) -> Result<(), StoreError> {
+        let Succession { old, old_expires_at, successor, now } = succession;
         let mut index = self.index();
         let id = &old.id;
         let stored = index.record(id).ok_or_else(|| StoreError::NotFound(id.clone()))?;
-        stored.check_rotation(old, now)?;
+        stored.check_rotation(old, *now)?;
         self.add(&mut index, successor)?;
         self.change(&mut index, id, |record| {
             let expires_at =
-                record.expires_at.map_or(old_expires_at, |date| date.min(old_expires_at));
+                record.expires_at.map_or(*old_expires_at, |date| date.min(*old_expires_at));
             record.expires_at = Some(expires_at);
             Ok(())
         })

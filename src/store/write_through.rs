@@ -144,7 +144,9 @@ macro_rules! impl_key_store {
             use $crate::id::{KeyId, OwnerId};
             use $crate::record::{KeyRecord, KeyUpdate};
             use $crate::store::write_through::write_through;
-            use $crate::store::{Change, FormatCounts, HashChange, KeyStore, Page, Usage};
+            use $crate::store::{
+                Change, FormatCounts, HashChange, KeyStore, Page, Succession, Usage,
+            };
 
             impl<S: KeyStore + 'static> KeyStore for $type<S> {
                 async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
@@ -190,17 +192,11 @@ macro_rules! impl_key_store {
                     .await
                 }
 
-                async fn rotate(
-                    &self,
-                    old: &KeyRecord,
-                    now: SystemTime,
-                    old_expires_at: SystemTime,
-                    successor: &KeyRecord,
-                ) -> Result<(), StoreError> {
-                    let (old, successor) = (old.clone(), successor.clone());
-                    let changes = [Change::Key(old.id.clone()), Change::Added];
+                async fn rotate(&self, succession: &Succession) -> Result<(), StoreError> {
+                    let succession = succession.clone();
+                    let changes = [Change::Key(succession.old.id.clone()), Change::Added];
                     write_through(&self.store, &self.$($cache).+, changes, |store| async move {
-                        store.rotate(&old, now, old_expires_at, &successor).await
+                        store.rotate(&succession).await
                     })
                     .await
                 }

@@ -45,14 +45,13 @@ impl<S: Send + Sync + 'static> Verifier<S> {
     /// # #[cfg(feature = "sqlite")] {
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// # use std::sync::Arc;
-    /// # use std::time::SystemTime;
     /// # use lexikon_auth::admin::KeyTable;
     /// # use lexikon_auth::{LegacyPolicy, SecretRing, ServerSecret, Verifier};
     /// # use lexikon_auth::store::SqliteStore;
     /// # let folder = tempfile::tempdir()?;
     /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
     /// let store = SqliteStore::open_or_create(folder.path().join("keys.db")).await?;
-    /// # KeyTable::from(store.clone()).set_policy(LegacyPolicy::Shadow, "alice", SystemTime::now()).await?;
+    /// # KeyTable::from(store.clone()).set_policy(LegacyPolicy::Shadow, "alice").await?;
     /// let verifier = Arc::new(Verifier::new(store.clone(), ring));
     /// let following = verifier.follow_policy(store).await?; // for as long as it is held
     /// // Somebody ran `lxk migrate policy shadow`.

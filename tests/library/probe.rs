@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use lexikon_auth::crypto::Candidates;
 use lexikon_auth::store::{
-    FormatCounts, HashChange, KeyLookup, KeyStore, MemoryStore, Page, Usage,
+    FormatCounts, HashChange, KeyLookup, KeyStore, MemoryStore, Page, Succession, Usage,
 };
 use lexikon_auth::tasks::Flushed;
 use lexikon_auth::{
@@ -171,13 +171,7 @@ impl KeyStore for Probe {
         unreachable!()
     }
 
-    async fn rotate(
-        &self,
-        _: &KeyRecord,
-        _: SystemTime,
-        _: SystemTime,
-        _: &KeyRecord,
-    ) -> Result<(), StoreError> {
+    async fn rotate(&self, _: &Succession) -> Result<(), StoreError> {
         unreachable!()
     }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use lexikon_auth::admin::{BatchObserver, KeyFilter, KeyTable, KnownFormat};
+use lexikon_auth::admin::{BatchObserver, DeprecatedKeys, KeyFilter, KeyTable, KnownFormat};
+use lexikon_auth::clock::ManualClock;
 use lexikon_auth::crypto::{HashFormat, KeyHash};
 use lexikon_auth::store::{
-    CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore,
+    CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore, TimeZone,
 };
 use lexikon_auth::{KeyId, KeyManager, KeyRecord, LegacyPolicy, Rotation, StoreError, Verifier};
 use lexikon_auth_tests::{SECRETS, clock_at_noon, noon, one_secret, postgres, ring, secret};
@@ -18,14 +19,19 @@ use tokio::time::sleep;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// An empty table in each database.
+/// The same table, a day later.
+fn a_day_later(table: &KeyTable) -> KeyTable {
+    table.clone().with_clock(Arc::new(ManualClock::new(noon() + DAY)))
+}
+
+/// An empty table in each database, at noon.
 async fn tables() -> Vec<(KeyTable, DynKeyStore, Option<TempDir>)> {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = SqliteStore::open_or_create(folder.path().join("keys.db")).await.unwrap();
     let postgres = PostgresStore::connect(postgres::database().await).await.unwrap();
-    let table = KeyTable::from(postgres);
+    let table = KeyTable::from(postgres).with_clock(clock_at_noon());
     let store = table.store();
-    let sqlite = KeyTable::from(sqlite);
+    let sqlite = KeyTable::from(sqlite).with_clock(clock_at_noon());
     vec![(sqlite.clone(), sqlite.store(), Some(folder)), (table, store, None)]
 }
 
@@ -92,16 +98,16 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
         let filter = KeyFilter::legacy(Some(noon() - 10 * DAY));
         let date = noon() + 7 * DAY;
         assert_eq!(table.count_deprecatable(&filter, date).await.unwrap(), 4);
-        let changed = table.deprecate(&filter, date, noon(), &mut ()).await.unwrap();
+        let changed = table.deprecate(&filter, date, &mut ()).await.unwrap();
         assert_eq!(changed, 4);
         let set = Some(date);
         let after = expiries(&store, &[0, 1, 2, 3, 4, 5, 6, 7]).await;
         assert_eq!(after, [set, set, Some(soon), None, None, set, None, set]);
 
         // Again: nothing. Earlier: moved. What was there first is still what is given back.
-        assert_eq!(table.deprecate(&filter, date, noon(), &mut ()).await.unwrap(), 0);
+        assert_eq!(table.deprecate(&filter, date, &mut ()).await.unwrap(), 0);
         let earlier = date - DAY;
-        assert_eq!(table.deprecate(&filter, earlier, noon(), &mut ()).await.unwrap(), 4);
+        assert_eq!(table.deprecate(&filter, earlier, &mut ()).await.unwrap(), 4);
         assert_eq!(expiry(&store, 1).await, Some(earlier));
 
         // Somebody gives one key another expiry, and another key is upgraded.
@@ -114,21 +120,21 @@ async fn deprecated_keys_expire_never_later_than_they_did_and_get_back_what_they
             replacement: KeyHash::from_bytes([9; 32]),
         };
         assert!(store.replace_hash(&change).await.unwrap());
-        assert_eq!(table.count_deprecated(true).await.unwrap(), 1);
+        assert_eq!(table.count_deprecated(DeprecatedKeys::Upgraded).await.unwrap(), 1);
         // Not the one that has another expiry by now.
-        assert_eq!(table.count_deprecated(false).await.unwrap(), 3);
+        assert_eq!(table.count_deprecated(DeprecatedKeys::All).await.unwrap(), 3);
         assert_eq!(store.expiry_before_deprecation(&rows[1].id).await.unwrap(), Some(Some(late)));
         assert_eq!(store.expiry_before_deprecation(&rows[0].id).await.unwrap(), Some(None));
         assert_eq!(store.expiry_before_deprecation(&rows[7].id).await.unwrap(), None);
-        assert_eq!(table.undo_deprecation(true, &mut ()).await.unwrap(), 1);
+        assert_eq!(table.undo_deprecation(DeprecatedKeys::Upgraded, &mut ()).await.unwrap(), 1);
         assert_eq!(expiries(&store, &[0, 1]).await, [None, Some(earlier)]);
 
-        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 2);
+        assert_eq!(table.undo_deprecation(DeprecatedKeys::All, &mut ()).await.unwrap(), 2);
         let mut restored = before.clone();
         restored[7] = Some(other);
         assert_eq!(expiries(&store, &[0, 1, 2, 3, 4, 5, 6, 7]).await, restored);
-        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 0, "twice");
-        assert_eq!(table.count_deprecated(false).await.unwrap(), 0);
+        assert_eq!(table.undo_deprecation(DeprecatedKeys::All, &mut ()).await.unwrap(), 0, "twice");
+        assert_eq!(table.count_deprecated(DeprecatedKeys::All).await.unwrap(), 0);
     }
 }
 
@@ -138,12 +144,12 @@ async fn undoing_a_deprecation_does_not_bring_back_what_was_rotated() {
         let rows: Vec<_> = (0..2).map(legacy).collect();
         add(&store, &rows).await;
         let date = noon() + 7 * DAY;
-        table.deprecate(&KeyFilter::legacy(None), date, noon(), &mut ()).await.unwrap();
+        table.deprecate(&KeyFilter::legacy(None), date, &mut ()).await.unwrap();
         let manager = KeyManager::new(store.clone(), &one_secret()).with_clock(clock_at_noon());
         // Longer than the deprecation leaves it.
         let rotation = Rotation::default().overlap(30 * DAY);
         let _ = manager.rotate(&rows[0].id, rotation).await.unwrap();
-        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 1);
+        assert_eq!(table.undo_deprecation(DeprecatedKeys::All, &mut ()).await.unwrap(), 1);
         let expiry =
             async |row: &KeyRecord| store.find_by_id(&row.id).await.unwrap().unwrap().expires_at;
         let rotated = expiry(&rows[0]).await.expect("the old key still ends");
@@ -161,7 +167,7 @@ async fn a_successor_gets_the_expiry_from_before_a_deprecation() {
         add(&store, &rows).await;
         let date = noon() + 7 * DAY;
         let filter = KeyFilter::legacy(None);
-        assert_eq!(table.deprecate(&filter, date, noon(), &mut ()).await.unwrap(), 2);
+        assert_eq!(table.deprecate(&filter, date, &mut ()).await.unwrap(), 2);
         // Caches pass the question on.
         #[cfg(feature = "redis")]
         {
@@ -200,7 +206,7 @@ async fn a_deprecation_that_is_interrupted_is_run_again_and_does_the_rest() {
             let (table, filter) = (table.clone(), filter.clone());
             tokio::spawn(async move {
                 let mut observer = Observer { reached: Some(first_batch), ..Observer::default() };
-                table.deprecate(&filter, date, noon(), &mut observer).await
+                table.deprecate(&filter, date, &mut observer).await
             })
         };
         reached.notified().await;
@@ -213,12 +219,15 @@ async fn a_deprecation_that_is_interrupted_is_run_again_and_does_the_rest() {
         }
 
         let mut observer = Observer::default();
-        let rest = table.deprecate(&filter, date, noon(), &mut observer).await;
+        let rest = table.deprecate(&filter, date, &mut observer).await;
         assert_eq!(rest.unwrap(), left);
         let steps: Vec<_> = observer.seen.iter().flatten().copied().collect();
         assert!(steps.is_sorted() && steps.last().copied().unwrap_or_default() == left);
         assert_eq!(expiry(&store, KEYS - 1).await, Some(date));
-        assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), u64::from(KEYS));
+        assert_eq!(
+            table.undo_deprecation(DeprecatedKeys::All, &mut ()).await.unwrap(),
+            u64::from(KEYS)
+        );
         assert_eq!(expiry(&store, 0).await, None);
     }
 }
@@ -231,14 +240,14 @@ async fn each_batch_is_told_before_the_next_begins_and_an_observer_ends_a_change
             table.import(batch).await.unwrap();
         }
         let filter = KeyFilter::legacy(None);
-        let in_force = async || table.count(&filter.clone().in_force(noon())).await.unwrap();
+        let in_force = async || table.count(&filter.clone().in_force()).await.unwrap();
         let mut observer = Observer { ends_before: Some(2), ..Observer::default() };
-        let ended = table.revoke_all(&filter, noon(), "why", &mut observer).await;
+        let ended = table.revoke_all(&filter, "why", &mut observer).await;
         assert!(matches!(ended, Err(Ended::Asked)), "{ended:?}");
         assert_eq!(observer.seen, [None, Some(1000), None]);
         assert_eq!(in_force().await, 1500, "what was changed stays changed, and nothing else is");
         let mut observer = Observer::default();
-        assert_eq!(table.revoke_all(&filter, noon(), "why", &mut observer).await.unwrap(), 1500);
+        assert_eq!(table.revoke_all(&filter, "why", &mut observer).await.unwrap(), 1500);
         assert_eq!(observer.seen, [None, Some(1000), None, Some(1500)]);
     }
 }
@@ -309,7 +318,7 @@ async fn work_in_a_turn_waits_for_the_batch_that_is_under_way() {
         let mut gate = Gate::default();
         let (reached, opened) = (gate.reached.clone(), gate.opened.clone());
         let filter = KeyFilter::legacy(None);
-        let change = table.revoke_all(&filter, noon(), "why", &mut gate);
+        let change = table.revoke_all(&filter, "why", &mut gate);
         let look = async {
             let record = store.find_by_id(&numbered(1).id).await?.unwrap();
             Ok::<_, StoreError>(record.is_revoked())
@@ -337,10 +346,10 @@ async fn keys_are_revoked_and_expired_in_batches() {
         rows[2].expires_at = Some(noon());
         rows[3].expires_at = Some(noon() + DAY);
         add(&store, &rows).await;
-        assert_eq!(table.count_expired(noon()).await.unwrap(), 1);
-        assert_eq!(table.expire(noon(), &mut ()).await.unwrap(), 1);
+        assert_eq!(table.count_expired().await.unwrap(), 1);
+        assert_eq!(table.expire(&mut ()).await.unwrap(), 1);
         let filter = KeyFilter::legacy(None);
-        let revoked = table.revoke_all(&filter, noon(), "why", &mut ()).await.unwrap();
+        let revoked = table.revoke_all(&filter, "why", &mut ()).await.unwrap();
         assert_eq!(revoked, 2);
         let mut reasons = BTreeMap::new();
         let all = KeyFilter::default();
@@ -354,7 +363,21 @@ async fn keys_are_revoked_and_expired_in_batches() {
         let (why, expired) = (Some("why".into()), Some("expired".into()));
         let at = Some(noon());
         assert_eq!(reasons, [(why.clone(), at), (expired, at), (None, None), (why, at)]);
-        assert_eq!(table.revoke_all(&filter, noon(), "why", &mut ()).await.unwrap(), 0);
+        assert_eq!(table.revoke_all(&filter, "why", &mut ()).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_keeps_its_clock_when_its_schema_is_extended() {
+    for (table, store, _folder) in tables().await {
+        let mut row = legacy(0);
+        row.expires_at = Some(noon() + DAY);
+        add(&store, &[row]).await;
+        let later = a_day_later(&table).extend_schema().await.unwrap();
+        assert_eq!(later.count_expired().await.unwrap(), 1);
+        let later = later.with_time_zone(&TimeZone::UTC).unwrap();
+        assert_eq!(later.count_expired().await.unwrap(), 1);
+        assert_eq!(table.count_expired().await.unwrap(), 0);
     }
 }
 
@@ -375,7 +398,7 @@ async fn the_status_tells_what_is_known_and_from_where() {
         rows[7].revocation = Some(Box::default());
         add(&store, &rows).await;
 
-        let status = table.migration_status(Some(noon()), noon()).await.unwrap();
+        let status = table.migration_status(Some(noon())).await.unwrap();
         let classes: Vec<_> = status
             .classes
             .iter()
@@ -396,13 +419,18 @@ async fn the_status_tells_what_is_known_and_from_where() {
         let impact = (impact.keys, impact.used_in_week, impact.owners, impact.unknown);
         assert_eq!(impact, (4, 3, 2, 1));
 
-        let days = table.last_legacy_uses(Some(noon()), noon() - 5 * DAY).await.unwrap();
-        let counts: Vec<_> = days.iter().map(|(_, count)| *count).collect();
+        let legacy = KeyFilter::legacy(Some(noon()));
+        let recent = legacy.clone().used_since(noon() - 5 * DAY);
+        let days = table.last_uses_by_day(&recent).await.unwrap();
+        let counts: Vec<_> = days.iter().map(|uses| uses.keys).collect();
         assert_eq!(counts, [1, 2]);
-        assert!(days[0].0 < days[1].0 && days[0].0.len() == 10, "{days:?}");
+        assert!(days[0].day < days[1].day && days[0].day.len() == 10, "{days:?}");
+        let days = table.last_uses_by_day(&legacy).await.unwrap();
+        let counts: Vec<_> = days.iter().map(|uses| uses.keys).collect();
+        assert_eq!(counts, [1, 1, 2], "keys that were never used are left out");
 
         // Without the date, less is known.
-        let status = table.migration_status(None, noon()).await.unwrap();
+        let status = table.migration_status(None).await.unwrap();
         assert_eq!((status.impact.keys, status.impact.unknown), (3, 2));
     }
 }
@@ -437,8 +465,8 @@ async fn filters_select_what_they_say() {
             (all().unused_since(noon()), &[0, 1, 3, 4]),
             (all().unused_since(noon() - DAY), &[1, 3, 4]),
             (all().expiring_before(noon() + 2 * DAY), &[1]),
-            (all().in_force(noon() + DAY), &[0, 2, 3]),
-            (all().usable(noon() + DAY).owner("user-0"), &[]),
+            (all().in_force(), &[0, 1, 2, 3]),
+            (all().usable().owner("user-0"), &[1]),
             (all().unrevoked(), &[0, 1, 2, 3]),
             (all().bound_to_secret_before(noon()), &[3]),
             (all().bound_to_secret_before(noon() + DAY), &[2, 3]),
@@ -446,13 +474,16 @@ async fn filters_select_what_they_say() {
         for (filter, expected) in expectations {
             assert_eq!(ids(&table, &filter).await, key(expected), "{filter:?}");
         }
+        let later = a_day_later(&table);
+        assert_eq!(ids(&later, &all().in_force()).await, key(&[0, 2, 3]));
+        assert_eq!(ids(&later, &all().usable().owner("user-0")).await, key(&[]));
         // The owner may be enabled again.
         let mut disabled = legacy(5);
         (disabled.owner, disabled.owner_active) = ("user-9".into(), false);
         table.import(&[disabled]).await.unwrap();
         let disabled = || all().owner("user-9");
-        assert_eq!(ids(&table, &disabled().in_force(noon())).await, key(&[]));
-        assert_eq!(ids(&table, &disabled().usable(noon())).await, key(&[5]));
+        assert_eq!(ids(&table, &disabled().in_force()).await, key(&[]));
+        assert_eq!(ids(&table, &disabled().usable()).await, key(&[5]));
         // What the callback answers ends the list.
         let mut seen = 0;
         let filter = all();
@@ -510,7 +541,7 @@ async fn instances_follow_the_stored_policy() {
 
         let until = LegacyPolicy::AcceptUntil(noon());
         for policy in [LegacyPolicy::Shadow, until, LegacyPolicy::Refuse] {
-            table.set_policy(policy, "somebody", noon()).await.unwrap();
+            table.set_policy(policy, "somebody").await.unwrap();
             for _ in 0..100 {
                 if verifier.legacy_policy() == policy {
                     break;
@@ -520,12 +551,16 @@ async fn instances_follow_the_stored_policy() {
             assert_eq!(verifier.legacy_policy(), policy);
         }
         drop(follower);
-        table.set_policy(LegacyPolicy::Accept, "somebody else", noon() + DAY).await.unwrap();
+        a_day_later(&table).set_policy(LegacyPolicy::Accept, "somebody else").await.unwrap();
         let history = table.policies(2).await.unwrap();
-        let history: Vec<_> =
-            history.iter().map(|stored| (stored.policy, &*stored.changed_by)).collect();
-        let expected =
-            [(LegacyPolicy::Accept, "somebody else"), (LegacyPolicy::Refuse, "somebody")];
+        let history: Vec<_> = history
+            .iter()
+            .map(|stored| (stored.policy, &*stored.changed_by, stored.changed_at))
+            .collect();
+        let expected = [
+            (LegacyPolicy::Accept, "somebody else", noon() + DAY),
+            (LegacyPolicy::Refuse, "somebody", noon()),
+        ];
         assert_eq!(history, expected);
         sleep(Duration::from_millis(2500)).await;
         assert_eq!(verifier.legacy_policy(), LegacyPolicy::Refuse, "followed no more");
@@ -556,8 +591,8 @@ async fn the_stores_read_the_policy_as_it_was_set() {
     assert_eq!(sqlite.legacy_policy().await.unwrap(), None);
     assert_eq!(postgres.legacy_policy().await.unwrap(), None);
     for policy in policies {
-        KeyTable::from(sqlite.clone()).set_policy(policy, "x", noon()).await.unwrap();
-        KeyTable::from(postgres.clone()).set_policy(policy, "x", noon()).await.unwrap();
+        KeyTable::from(sqlite.clone()).set_policy(policy, "x").await.unwrap();
+        KeyTable::from(postgres.clone()).set_policy(policy, "x").await.unwrap();
         assert_eq!(sqlite.legacy_policy().await.unwrap(), Some(policy));
         assert_eq!(postgres.legacy_policy().await.unwrap(), Some(policy));
     }
@@ -596,10 +631,10 @@ async fn secrets_are_known_by_fingerprint_and_by_when_they_became_current() {
         table.check_secrets(&one_secret()).await.unwrap();
         let (old, new) = (secret(SECRETS[0]), secret(SECRETS[1]));
         assert!(table.check_secrets(&ring(&SECRETS[1..2])).await.is_err());
-        assert!(!table.switch_to_secret(&new, noon()).await.unwrap(), "not known yet");
+        assert!(!table.switch_to_secret(&new).await.unwrap(), "not known yet");
         table.add_secret(&new).await.unwrap();
-        assert!(table.switch_to_secret(&new, noon()).await.unwrap());
-        assert!(table.switch_to_secret(&new, noon() + DAY).await.unwrap());
+        assert!(table.switch_to_secret(&new).await.unwrap());
+        assert!(a_day_later(&table).switch_to_secret(&new).await.unwrap());
         let known = table.secrets().await.unwrap();
         let since: BTreeMap<_, _> =
             known.iter().map(|known| (known.fingerprint.clone(), known.current_since)).collect();

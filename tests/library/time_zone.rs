@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jiff::{Timestamp, tz};
-use lexikon_auth::admin::{ImpossibleUse, KeyFilter, KeyTable};
+use lexikon_auth::admin::{DeprecatedKeys, ImpossibleUse, KeyFilter, KeyTable, ZoneReplacement};
 use lexikon_auth::clock::ManualClock;
 use lexikon_auth::store::{DynKeyStore, KeyStore, PostgresStore, SqliteStore, TimeZone, Usage};
 use lexikon_auth::{KeyManager, KeyUpdate, NewKey, Refusal, Rotation, StoreError, Verifier};
@@ -189,11 +189,12 @@ async fn marking_and_counting_say_what_verification_says() {
                     (instant - Duration::from_micros(1), instant + minutes * MINUTE);
                 for (now, is_past) in [(early, false), (late, true)] {
                     let past = u64::from(is_past);
+                    let table = table.clone().with_clock(clock(now));
                     let context = format!("{zone} {local} after {minutes} minutes");
-                    assert_eq!(table.count_expired(now).await.unwrap(), past, "{context}");
-                    let in_force = KeyFilter::default().usable(now);
+                    assert_eq!(table.count_expired().await.unwrap(), past, "{context}");
+                    let in_force = KeyFilter::default().usable();
                     assert_eq!(table.count(&in_force).await.unwrap(), 1 - past, "{context}");
-                    let status = table.migration_status(None, now).await.unwrap();
+                    let status = table.migration_status(None).await.unwrap();
                     let in_force: u64 = status.classes.iter().map(|class| class.in_force).sum();
                     assert_eq!(in_force, 1 - past, "{context}");
                     assert_eq!(table.store().expire(now).await.unwrap(), past, "{context}");
@@ -262,22 +263,23 @@ async fn issuing_rotating_and_using_keys_writes_local_time_and_the_rest_utc() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deprecation_gives_back_the_very_date_that_was_there() {
     for service in Service::both().await {
-        let table = service.table(PARIS).await;
         let now = time("2026-03-01T00:00:00Z");
+        let table = service.table(PARIS).await.with_clock(clock(now));
         service.run("UPDATE api_keys SET hash_format = 'sha256'").await;
         for before in ["2026-10-25 02:30:00", "2026-03-29 02:30:00", "2026-12-01 12:00:00"] {
             service.set("expires_at", before).await;
             let legacy = KeyFilter::legacy(None);
             let date = time("2026-03-10T12:00:00Z");
-            let changed = table.deprecate(&legacy, date, now, &mut ()).await.unwrap();
+            let changed = table.deprecate(&legacy, date, &mut ()).await.unwrap();
             assert_eq!(changed, 1);
             assert_eq!(service.text("expires_at", "key").await, "2026-03-10 13:00:00");
-            assert_eq!(table.deprecation_dates().await.unwrap(), Some((date, date)));
+            let dates = table.deprecation_dates().await.unwrap().unwrap();
+            assert_eq!((dates.earliest, dates.latest), (date, date));
             let remembered = table.store().expiry_before_deprecation(&"key".into()).await.unwrap();
             let (_, _, instant) = DATES.iter().find(|row| row.1 == before).unwrap();
             let instant = if before.contains("12-01") { "2026-12-01T11:00:00Z" } else { instant };
             assert_eq!(remembered, Some(Some(time(instant))), "{before}");
-            assert_eq!(table.undo_deprecation(false, &mut ()).await.unwrap(), 1);
+            assert_eq!(table.undo_deprecation(DeprecatedKeys::All, &mut ()).await.unwrap(), 1);
             assert_eq!(service.text("expires_at", "key").await, before);
         }
     }
@@ -327,9 +329,12 @@ async fn the_database_keeps_one_zone_for_all() {
 
         // Replaced by its name, and by nothing else.
         let (utc, other) = (TimeZone::UTC, other.parse().unwrap());
-        let refused = kept.replace_time_zone(&utc, &other).await.unwrap_err();
+        let refused = kept
+            .replace_time_zone(ZoneReplacement { wrong: &utc, right: &other })
+            .await
+            .unwrap_err();
         assert!(matches!(refused, StoreError::TimeZoneMismatch { .. }), "{refused:?}");
-        kept.replace_time_zone(&zone, &other).await.unwrap();
+        kept.replace_time_zone(ZoneReplacement { wrong: &zone, right: &other }).await.unwrap();
         assert_eq!(service.start(None, false).await.unwrap().time_zone(), &other);
     }
 }
@@ -370,15 +375,15 @@ async fn a_wrong_zone_shows_in_uses_that_cannot_have_been() {
         service.set("created_at", "2026-07-01 09:39:00").await;
         for (ran_in, written, zone, shows) in cases {
             service.set("last_used_at", written).await;
-            let table = service.start(Some(zone), false).await.unwrap();
-            let seen = table.impossible_use(now).await.unwrap();
+            let table = service.start(Some(zone), false).await.unwrap().with_clock(clock(now));
+            let seen = table.impossible_use().await.unwrap();
             assert_eq!(seen, shows, "{ran_in} {written} read in {zone}");
         }
         // Used a minute after it was made, when the hour came for the second time.
         service.set("created_at", "2026-10-25 01:10:00").await;
         service.set("last_used_at", "2026-10-25 02:11:00").await;
-        let table = service.start(Some(PARIS), false).await.unwrap();
-        let later = time("2026-10-26T00:00:00Z");
-        assert_eq!(table.impossible_use(later).await.unwrap(), None);
+        let later = clock(time("2026-10-26T00:00:00Z"));
+        let table = service.start(Some(PARIS), false).await.unwrap().with_clock(later);
+        assert_eq!(table.impossible_use().await.unwrap(), None);
     }
 }

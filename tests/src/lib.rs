@@ -108,6 +108,7 @@ pub fn untagged_record(format: HashFormat) -> KeyRecord {
     match format {
         HashFormat::HmacSha256 => record("modern", hmac_hash(SECRETS[0], UNTAGGED)),
         HashFormat::Sha256 => record("legacy", legacy_hash(UNTAGGED)),
+        other => panic!("no record is made in {other:?}"),
     }
 }
 

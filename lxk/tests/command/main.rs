@@ -1,11 +1,19 @@
 //! The command, run as a program.
 
-mod lxk;
-mod lxk_caches;
-mod lxk_masking;
-mod lxk_output;
-mod lxk_time_zone;
+mod cache;
+mod command_line;
+mod database;
+mod invalidation;
+mod keys;
+mod listing;
+mod masking;
+mod migrate;
 mod operator;
-mod programme;
+mod output;
+mod preflight;
+mod rollout;
 mod runbook;
+mod secret;
 mod sqlite_feed;
+mod time_zone;
+mod transfer;

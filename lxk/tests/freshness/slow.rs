@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use lexikon_auth::crypto::Candidates;
 use lexikon_auth::store::FeedEvent;
 use lexikon_auth::store::{
-    DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, Page, Usage,
+    DynKeyStore, FormatCounts, HashChange, KeyLookup, KeyStore, Page, Succession, Usage,
 };
 use lexikon_auth::{KeyId, KeyRecord, KeyUpdate, OwnerId, StoreError};
 use tokio::time::sleep;
@@ -67,14 +67,8 @@ impl KeyStore for Slow {
         self.store.revoke(id, at, reason).await
     }
 
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Answer<()> {
-        self.store.rotate(old, now, old_expires_at, successor).await
+    async fn rotate(&self, succession: &Succession) -> Answer<()> {
+        self.store.rotate(succession).await
     }
 
     async fn expire(&self, now: SystemTime) -> Answer<u64> {

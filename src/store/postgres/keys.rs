@@ -17,7 +17,9 @@ use crate::store::sql::{
     CACHES, REGISTER_CACHE, SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found,
     rotated_expiry,
 };
-use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, Page, SharedCache, Usage};
+use crate::store::{
+    FormatCounts, HashChange, KeyLookup, KeyStore, Page, SharedCache, Succession, Usage,
+};
 use crate::telemetry::Operation;
 
 impl KeyLookup for PostgresStore {
@@ -121,14 +123,9 @@ impl KeyStore for PostgresStore {
         self.calls.measure(Operation::Revoke, call).await
     }
 
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
-        let (store, old, successor) = (self.clone(), old.clone(), successor.clone());
+    async fn rotate(&self, succession: &Succession) -> Result<(), StoreError> {
+        let store = self.clone();
+        let Succession { old, old_expires_at, successor, now } = succession.clone();
         let call = self.connections.write(move |mut lease| async move {
             let mut transaction = lease.begin_write().await?;
             // Two rotations of one key take turns, and the second sees what the first did.

@@ -14,7 +14,9 @@ use crate::store::sql::{
     CACHES, REGISTER_CACHE, SELECT_EXPIRY_BEFORE, Statements, counts, earliest, found,
     rotated_expiry,
 };
-use crate::store::{FormatCounts, HashChange, KeyLookup, KeyStore, Page, SharedCache, Usage};
+use crate::store::{
+    FormatCounts, HashChange, KeyLookup, KeyStore, Page, SharedCache, Succession, Usage,
+};
 use crate::telemetry::Operation;
 
 impl KeyLookup for SqliteStore {
@@ -122,13 +124,8 @@ impl KeyStore for SqliteStore {
         self.calls.measure(Operation::Revoke, call).await
     }
 
-    async fn rotate(
-        &self,
-        old: &KeyRecord,
-        now: SystemTime,
-        old_expires_at: SystemTime,
-        successor: &KeyRecord,
-    ) -> Result<(), StoreError> {
+    async fn rotate(&self, succession: &Succession) -> Result<(), StoreError> {
+        let Succession { old, old_expires_at, successor, now } = succession;
         let call = async {
             self.file.require()?;
             let mut transaction =
@@ -139,7 +136,7 @@ impl KeyStore for SqliteStore {
                 .await
                 .map_err(unavailable)?;
             let stored = stored.ok_or_else(|| StoreError::NotFound(old.id.clone()))?;
-            self.read(&stored)?.check_rotation(old, now)?;
+            self.read(&stored)?.check_rotation(old, *now)?;
             self.insert_in(&mut transaction, successor).await?;
             let is_deprecated = self.schema.has_deprecations
                 && sqlx::query(SELECT_EXPIRY_BEFORE)
@@ -148,7 +145,7 @@ impl KeyStore for SqliteStore {
                     .await
                     .map_err(unavailable)?
                     .is_some();
-            let expires_at = rotated_expiry(old, old_expires_at, is_deprecated);
+            let expires_at = rotated_expiry(old, *old_expires_at, is_deprecated);
             sqlx::query(self.statements.set_expiry.clone())
                 .bind(old.id.to_string())
                 .bind(self.local_text("expires_at", expires_at)?)

@@ -1,15 +1,14 @@
 //! The whole migration, on one table with instances of three generations at work side by side: v0.9,
 //! which knows SHA-256 alone, v1.0, which knows HMAC-SHA-256 alone, and this crate. The operator works
 //! with `lxk`, and after every step each key gets the answer that docs/migration.md promises.
-//!
-//! The old generations are readers of their own, written from the facts of the service alone.
+
+mod old_service;
 
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use hmac::{Hmac, KeyInit, Mac};
 use lexikon_auth::store::{
     CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore,
 };
@@ -17,102 +16,12 @@ use lexikon_auth::tasks::{Follower, PolicyFollower};
 use lexikon_auth::{KeyManager, NewKey, Verifier};
 use lexikon_auth_tests::{SECRETS, data, one_secret, postgres};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+use sqlx::{PgPool, SqlitePool};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-/// The database, as code sees it that does not know this crate.
-#[derive(Clone)]
-enum Database {
-    Sqlite(SqlitePool),
-    Postgres(PgPool),
-}
-
-impl Database {
-    async fn run(&self, statement: String) {
-        let statement = sqlx::raw_sql(AssertSqlSafe(statement));
-        match self {
-            Self::Sqlite(pool) => statement.execute(pool).await.map(drop),
-            Self::Postgres(pool) => statement.execute(pool).await.map(drop),
-        }
-        .unwrap();
-    }
-
-    /// Whether the key and its owner are active, and the expiry as text, of the row with this hash.
-    async fn row(&self, hash: &str) -> Option<(bool, bool, Option<String>)> {
-        let select = "SELECT coalesce(k.is_active, FALSE), coalesce(u.is_active, FALSE), \
-             CAST(k.expires_at AS TEXT) FROM api_keys k LEFT JOIN users u ON u.id = k.user_id \
-             WHERE k.key_hash = $1";
-        match self {
-            Self::Sqlite(pool) => sqlx::query_as(select).bind(hash).fetch_optional(pool).await,
-            Self::Postgres(pool) => sqlx::query_as(select).bind(hash).fetch_optional(pool).await,
-        }
-        .unwrap()
-    }
-}
-
-/// The code before this crate.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Old {
-    V0_9,
-    V1_0,
-}
-
-impl Old {
-    /// What a key is stored under.
-    fn hash(self, key: &str) -> String {
-        match self {
-            Self::V0_9 => hex::encode(Sha256::digest(key)),
-            Self::V1_0 => {
-                let mut mac = Hmac::<Sha256>::new_from_slice(SECRETS[0].as_bytes()).unwrap();
-                mac.update(key.as_bytes());
-                hex::encode(mac.finalize().into_bytes())
-            }
-        }
-    }
-
-    /// Whether an instance accepts a key; it writes down the use, as these did with every request.
-    async fn accepts(self, database: &Database, key: &str) -> bool {
-        let hash = self.hash(key);
-        let Some((is_active, owner_is_active, expires_at)) = database.row(&hash).await else {
-            return false;
-        };
-        let now = now();
-        let is_expired = expires_at.is_some_and(|expires_at| expires_at <= now);
-        let accepted = is_active && owner_is_active && !is_expired;
-        if accepted {
-            let used =
-                format!("UPDATE api_keys SET last_used_at = '{now}' WHERE key_hash = '{hash}'");
-            database.run(used).await;
-        }
-        accepted
-    }
-
-    async fn issue(self, database: &Database, name: &str, owner: &str) {
-        let (hash, created) = match self {
-            Self::V0_9 => (self.hash(&key(name)), "2026-06-01 09:30:00"),
-            Self::V1_0 => (self.hash(&key(name)), "2026-11-10 14:00:00"),
-        };
-        let insert = format!(
-            "INSERT INTO api_keys (id, user_id, key_hash, name, scopes, is_active, created_at) \
-             VALUES ('{name}', '{owner}', '{hash}', '{name}', 'read', TRUE, '{created}')"
-        );
-        database.run(insert).await;
-    }
-}
-
-/// The time as the columns have it.
-fn now() -> String {
-    let now = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-    now.replace('T', " ").replace('Z', "")
-}
-
-/// The key that the service issued under this name.
-fn key(name: &str) -> String {
-    format!("lxk_{name:A<43}")
-}
+use self::old_service::{Database, Old, key};
 
 /// Instances of three generations on one table, and traffic.
 struct Scene {
@@ -314,7 +223,7 @@ const BOTH_OLD: [bool; 3] = [true, false, true];
 const MODERN: [bool; 3] = [false, true, true];
 const NOBODY: [bool; 3] = [false; 3];
 
-async fn play(mut scene: Scene) {
+async fn migrate(mut scene: Scene) {
     let before = ["--before", "2026-11-01"];
     let with_date = |arguments: &[&'static str]| [arguments, &before].concat();
 
@@ -410,11 +319,11 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_programme_on_sqlite() {
-    play(Scene::on_sqlite().await).await;
+async fn the_migration_on_sqlite() {
+    migrate(Scene::on_sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_programme_on_postgres() {
-    play(Scene::on_postgres().await).await;
+async fn the_migration_on_postgres() {
+    migrate(Scene::on_postgres().await).await;
 }

@@ -1,7 +1,7 @@
 //! The command `lxk` where a key or a secret was typed in a place that is not for it: nothing of it is
 //! printed back.
 
-use lexikon_auth_tests::{SECRETS, assert_reveals_nothing, data};
+use lexikon_auth_tests::{SECRETS, UNTAGGED, assert_reveals_nothing, data};
 
 use crate::operator::{Answer, Desk, NOBODY};
 
@@ -87,4 +87,53 @@ fn what_is_typed_in_a_wrong_place_is_not_shown_again() {
             }
         }
     }
+}
+
+#[test]
+fn a_key_in_the_place_of_an_id_is_not_shown_again() {
+    let desk = Desk::new();
+    for command in ["show", "revoke", "rotate"] {
+        let answer = desk.lxk(&[command, UNTAGGED]).fails(2, "that is a key");
+        assert_reveals_nothing(&(answer.out + &answer.err), UNTAGGED);
+        // That a secret is not shown is asserted of every answer.
+        desk.lxk(&[command, SECRETS[1]]).fails(1, "no key has the id [not shown]");
+        desk.lxk(&[command, NOBODY]).fails(1, NOBODY);
+    }
+}
+
+#[test]
+fn what_is_typed_in_the_wrong_place_is_not_shown_again() {
+    let desk = Desk::new();
+    for hidden in [UNTAGGED, SECRETS[1]] {
+        let (option, value) = (format!("--{hidden}"), format!("--json={hidden}"));
+        for arguments in [
+            &["verify", hidden][..],
+            &[hidden],
+            &["help", hidden],
+            &["list", hidden],
+            &["list", "--format", hidden],
+            &["list", "--unused-since", hidden],
+            &["list", &option],
+            &[&option],
+            &[&value, "list"],
+            &["secret", hidden],
+            &["secret", "rotate", hidden],
+            &["secret", "rotate", "remove", SECRETS[0], hidden],
+            &["secret", "rotate", "status", "--before", hidden],
+            &["migrate", "policy", hidden],
+            &["migrate", "policy", "accept-until", hidden],
+            &["completions", hidden],
+            &["expire", "--", hidden],
+        ] {
+            let answer = desk.lxk(arguments).ends_with(2);
+            assert_reveals_nothing(&(answer.out + &answer.err), hidden);
+        }
+        let removed = desk.lxk(&["secret", "rotate", "remove", hidden]).fails(1, "does not know");
+        assert_reveals_nothing(&removed.err, hidden);
+    }
+    // What the command knows itself is said.
+    desk.lxk(&["list", "--formt", "sha256"]).fails(2, "'--format'");
+    desk.lxk(&["lsit"]).fails(2, "'list'");
+    desk.lxk(&["list", "--format", "md5"]).fails(2, "hmac-sha256");
+    desk.lxk(&["migrate", "policy", "accept-until", "soon"]).fails(2, "write it as 2026-12-01");
 }
