@@ -22,7 +22,7 @@ use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, PresentedKey};
 use lexikon_auth::http::{Admin, ApiKeyLayer, RequireScope, Throttle};
 use lexikon_auth::store::{
     CacheOptions, CachedStore, Change, HashChange, KeyLookup, KeyStore, MemoryStore, Page,
-    PostgresStore, RedisOptions, RedisStore, SqliteStore, Usage,
+    PostgresStore, RedisOptions, RedisStore, SqliteStore, Succession, Usage,
 };
 use lexikon_auth::store::{FeedEvent, FeedEventKind};
 use lexikon_auth::tasks::Follower;
@@ -82,7 +82,12 @@ async fn every_call(store: &impl KeyStore) -> Result<(), StoreError> {
         store.list(owner, &Page::first(1)).await.map(drop),
         store.update(id, &KeyUpdate::default().name("renamed")).await,
         store
-            .rotate(&record, now, now + Duration::from_secs(60), &stored("next", OWNER, new))
+            .rotate(&Succession {
+                old: record.clone(),
+                old_expires_at: now + Duration::from_secs(60),
+                successor: stored("next", OWNER, new),
+                now,
+            })
             .await,
         store
             .record_usage(&[Usage { id: id.clone(), at: now, format: HashFormat::HmacSha256 }])
