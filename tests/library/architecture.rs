@@ -24,7 +24,8 @@ struct File {
 impl File {
     fn read(path: &Path, module: Names) -> Self {
         let mut file = Self { module, imports: Vec::new(), exports: BTreeMap::new() };
-        file.visit_file(&syn::parse_file(&fs::read_to_string(path).unwrap()).unwrap());
+        let parsed = syn::parse_file(&fs::read_to_string(path).unwrap());
+        file.visit_file(&parsed.unwrap_or_else(|error| panic!("{}: {error}", path.display())));
         file
     }
 
@@ -114,7 +115,7 @@ fn read(folder: &Path, module: &[String], files: &mut BTreeMap<Names, File>) {
             read(&path, &inner, files);
         } else if name == "lib" || name == "main" {
             files.insert(Vec::new(), File::read(&path, Vec::new()));
-        } else if name != "tests" {
+        } else if name != "tests" && path.extension().is_some_and(|extension| extension == "rs") {
             files.insert(inner.clone(), File::read(&path, inner));
         }
     }
