@@ -77,12 +77,20 @@ impl WriteBehind {
         record.pending_use.record(at, format);
         // After the use was recorded: a flush that begins a generation before this load reads the use later.
         let generation = self.generation.load(Ordering::SeqCst);
-        if record.pending_use.generation.load(Ordering::SeqCst) != generation {
-            self.enqueue(record, generation, Wake::Flusher);
+        if record.pending_use.generation.load(Ordering::SeqCst) != generation
+            && self.enqueue(record, generation)
+        {
+            self.wake_flusher();
         }
     }
 
-    fn enqueue(&self, record: &Arc<KeyRecord>, generation: u32, wake: Wake) {
+    fn wake_flusher(&self) {
+        #[cfg(feature = "tokio")]
+        self.wake.notify_one();
+    }
+
+    /// Queues a record, and returns whether its shard has become half full.
+    fn enqueue(&self, record: &Arc<KeyRecord>, generation: u32) -> bool {
         let shard = self.hasher.hash_one(&record.id) as usize % SHARDS;
         let mut used = lock(&self.used[shard].0);
         if let Some(ById(waiting)) = used.get(&record.id) {
@@ -93,18 +101,11 @@ impl WriteBehind {
             record.pending_use.record(at, format);
         } else if used.len() == SHARD_CAPACITY {
             self.dropped.add(1);
-            return;
+            return false;
         }
         used.replace(ById(record.clone()));
         record.pending_use.generation.store(generation, Ordering::SeqCst);
-        if matches!(wake, Wake::Flusher) && used.len() == SHARD_CAPACITY / 2 {
-            self.wake_flusher();
-        }
-    }
-
-    fn wake_flusher(&self) {
-        #[cfg(feature = "tokio")]
-        self.wake.notify_one();
+        used.len() == SHARD_CAPACITY / 2
     }
 
     /// Queues the replacement of a hash. If there is no room, the next use queues it again.
@@ -207,19 +208,13 @@ impl Drop for Batch<'_> {
         for (record, usage) in self.records.iter().zip(self.used.drain(..)) {
             record.pending_use.record(usage.at, usage.format);
             let generation = self.source.generation.load(Ordering::SeqCst);
-            // After a failure the flusher waits for its next time.
-            self.source.enqueue(record, generation, Wake::Nobody);
+            // The flusher is not woken: after a failure it waits for its next time.
+            self.source.enqueue(record, generation);
         }
         for change in self.changes.drain(..) {
             self.source.queue_change(change);
         }
     }
-}
-
-/// Who is woken when a queue is half full.
-enum Wake {
-    Flusher,
-    Nobody,
 }
 
 /// The generation of a record that is not queued.
