@@ -88,7 +88,8 @@ impl Outcome for u64 {
     }
 }
 
-/// Changes that are being made, or sent to the cache: to be invalidated if that is not done.
+/// Changes that are being made, or invalidated. If they are dropped before that is done, the cache is
+/// requested to invalidate them.
 pub(super) struct InvalidateOnDrop<C: Invalidate> {
     pub(super) cache: C,
     pub(super) changes: Vec<Change>,
@@ -116,7 +117,7 @@ fn invalidate_until_settled(
     unsettled: Unsettled,
 ) -> Unsettled {
     let Ok(runtime) = Handle::try_current() else {
-        // No task can be spawned, so whoever waits for the outcome invalidates.
+        // No task can be spawned, so the caller who waits for the outcome invalidates.
         return Unsettled::new(async move {
             unsettled.settled().await;
             cache.invalidate(&changes).await;
