@@ -1,4 +1,4 @@
-//! The latest use of a key, kept in its record until it is written.
+//! The latest use of a key, held in its record until it is written.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -6,27 +6,27 @@ use std::time::{Duration, SystemTime};
 
 use crate::crypto::hash::HashFormat;
 
-/// The latest use of a key, kept in its record, and who has queued it to be written.
+/// The latest use of a key, held in its record, and whether it is queued to be written.
 #[derive(Default)]
 pub(crate) struct PendingUse {
     /// Microseconds since 1970, doubled, plus one for the legacy format.
     latest: AtomicU64,
-    /// The round in which the record was queued last.
-    pub(crate) queued_in: AtomicU32,
+    /// The generation of the queue that the record was added to last.
+    pub(crate) generation: AtomicU32,
 }
 
 impl PendingUse {
-    pub(crate) fn note(&self, at: SystemTime, format: HashFormat) {
+    pub(crate) fn record(&self, at: SystemTime, format: HashFormat) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX) & (u64::MAX >> 1);
-        let mark = microseconds << 1 | u64::from(format == HashFormat::Sha256);
-        self.latest.fetch_max(mark, Ordering::SeqCst);
+        let encoded = microseconds << 1 | u64::from(format == HashFormat::Sha256);
+        self.latest.fetch_max(encoded, Ordering::SeqCst);
     }
 
     pub(crate) fn latest(&self) -> (SystemTime, HashFormat) {
-        let mark = self.latest.load(Ordering::SeqCst);
-        let format = if mark & 1 == 1 { HashFormat::Sha256 } else { HashFormat::HmacSha256 };
-        (SystemTime::UNIX_EPOCH + Duration::from_micros(mark >> 1), format)
+        let encoded = self.latest.load(Ordering::SeqCst);
+        let format = if encoded & 1 == 1 { HashFormat::Sha256 } else { HashFormat::HmacSha256 };
+        (SystemTime::UNIX_EPOCH + Duration::from_micros(encoded >> 1), format)
     }
 }
 

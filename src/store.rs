@@ -63,7 +63,7 @@ pub use crate::unsettled::Unsettled;
 
 /// What verification needs of a store: a look-up.
 ///
-/// A verifier over a store that is no more than this notes last uses and hash upgrades like any other,
+/// A verifier over a store that is no more than this queues last uses and hash upgrades like any other,
 /// but has no [`flush`](crate::Verifier::flush): they are never written. To choose a store at run time
 /// or to share one, wrap it in [`DynKeyStore`].
 ///
@@ -122,13 +122,12 @@ pub trait KeyLookup: Send + Sync {
     ///   store beneath, and returns after that has: `self.inner.on_feed_event(event).await`. Without it
     ///   the caches beneath never learn of a change, and a revoked key stays good there. The suite
     ///   proves it: `store::conformance::run_wrapper`.
-    /// - A cache passes the event on first, and then forgets what it concerns before it returns.
+    /// - A cache passes the event on first, and then invalidates what it affects before it returns.
     /// - A store that neither wraps another nor keeps entries of its own has nothing to do: `{}`.
     fn on_feed_event(&self, event: &FeedEvent) -> impl Future<Output = ()> + Send;
 
-    /// Notes that instances keep copies of rows in a shared cache, for those who change rows behind
-    /// their back: a cache that is not told would go on with what it has. The cache notes itself, now and
-    /// again for as long as it is used.
+    /// Registers a cache that instances share, so that another program that changes rows knows which caches
+    /// to invalidate. The cache registers itself, and renews that for as long as it is used.
     ///
     /// A store that wraps another passes it on: `self.inner.register_cache(cache).await`. The suite proves
     /// it: `store::conformance::run_wrapper`. The default is for stores that no other program changes.
@@ -152,8 +151,8 @@ pub trait KeyLookup: Send + Sync {
 /// decision depends on them. Times are kept to the microsecond.
 ///
 /// A write that is not answered in time, and may still be made, is a [`StoreError::Unsettled`]. One whose
-/// future is dropped half-way may be made or not. A store that keeps entries of its own forgets them all
-/// the same: once a write has begun, it runs to its end, whatever becomes of the caller.
+/// future is dropped half-way may be made or not. A cache invalidates its entries all the same: once a write
+/// has begun, it runs to its end, whatever becomes of the caller.
 ///
 /// To choose a store at run time or to share one, wrap it in [`DynKeyStore`].
 #[diagnostic::on_unimplemented(

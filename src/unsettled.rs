@@ -8,15 +8,15 @@ use std::sync::{Mutex, PoisonError};
 /// A write that was not answered in time and may still be made, in a
 /// [`StoreError::Unsettled`](crate::StoreError::Unsettled).
 ///
-/// What keeps entries of its own has to forget them twice: at once, and when the outcome is known.
+/// A cache has to be invalidated twice: at once, and when the outcome is known.
 pub struct Unsettled {
-    // A Mutex only because an error has to be Sync.
+    // In a mutex only because an error has to be `Sync`.
     settled: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Unsettled {
-    /// A write whose outcome is known when `settled` completes. Nobody may be there to poll it: what
-    /// brings the outcome about has to go on by itself, as a task does.
+    /// Makes one whose outcome is known when `settled` completes. It may never be polled: what brings the
+    /// outcome about has to go on by itself, as a task does.
     pub fn new(settled: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { settled: Mutex::new(Box::pin(settled)) }
     }

@@ -19,7 +19,7 @@ use crate::write_behind::{Flushed, WriteBehind};
 
 /// Decides whether a presented key is accepted.
 ///
-/// Verification reads, and writes nothing. Last uses and hash upgrades are noted in memory, and
+/// Verification reads, and writes nothing. Last uses and hash upgrades are queued in memory, and
 /// written by a [`flush`](Self::flush): by hand, or on a timer with `spawn_flush` (feature `tokio`).
 ///
 /// It is not `Clone`: make one for the process, and share it in an [`Arc`].
@@ -44,7 +44,7 @@ pub struct Verifier<S> {
     /// What [`Policy`] says of legacy keys, until it is changed.
     legacy: CurrentLegacyPolicy,
     clock: Arc<dyn Clock>,
-    notes: WriteBehind,
+    write_behind: WriteBehind,
     telemetry: VerifierMetrics,
 }
 
@@ -53,8 +53,8 @@ impl<S: KeyLookup> Verifier<S> {
     pub fn new(store: S, ring: SecretRing) -> Self {
         let (policy, clock) = (Policy::default(), Arc::new(SystemClock));
         let legacy = CurrentLegacyPolicy::new(policy.legacy);
-        let (notes, telemetry) = (WriteBehind::new(), VerifierMetrics::new());
-        Self { store, ring, policy, legacy, clock, notes, telemetry }
+        let (write_behind, telemetry) = (WriteBehind::new(), VerifierMetrics::new());
+        Self { store, ring, policy, legacy, clock, write_behind, telemetry }
     }
 
     /// Sets the policy.
@@ -198,10 +198,11 @@ impl<S: KeyLookup> Verifier<S> {
                 policy == LegacyPolicy::UpgradeOnUse
             }
         };
-        self.notes.note_use(&record, now, matched.format());
+        self.write_behind.record_use(&record, now, matched.format());
         if upgrade {
             let (id, expected) = (record.id.clone(), record.hash);
-            self.notes.note_change(HashChange { id, expected, replacement: candidates.current() });
+            let replacement = candidates.current();
+            self.write_behind.queue_change(HashChange { id, expected, replacement });
         }
         Ok(VerifiedKey { record, matched })
     }
@@ -214,23 +215,23 @@ impl<S: KeyLookup> Verifier<S> {
         }
     }
 
-    /// Counts the uses that were not noted because more than 114,688 keys were used between two flushes.
-    /// Over a store that is only a [`KeyLookup`] there is no flush: the notes fill up once, and what this
+    /// Counts the uses that were dropped because more than 114,688 keys were used between two flushes.
+    /// Over a store that is only a [`KeyLookup`] there is no flush: the queue fills up once, and what this
     /// counts from then on means nothing.
     pub fn dropped_uses(&self) -> u64 {
-        self.notes.dropped()
+        self.write_behind.dropped()
     }
 }
 
 impl<S: KeyStore> Verifier<S> {
-    /// Writes the last uses and hash upgrades noted since the last flush. Call it before shutting
+    /// Writes the last uses and hash upgrades queued since the last flush. Call it before shutting
     /// down.
     ///
     /// # Errors
     /// [`StoreError`] when the store could not write. What was not written is kept and written by the
     /// next flush, also when the future is dropped half-way.
     pub async fn flush(&self) -> Result<Flushed, StoreError> {
-        self.notes.flush(&self.store).await
+        self.write_behind.flush(&self.store).await
     }
 }
 
@@ -261,11 +262,11 @@ impl<S> Verifier<S> {
 impl<S> Verifier<S> {
     /// Completes when enough waits to be worth a flush before its time, or on request.
     pub(crate) async fn flush_wanted(&self) {
-        self.notes.wake.notified().await;
+        self.write_behind.wake.notified().await;
     }
 
     pub(crate) fn request_flush(&self) {
-        self.notes.wake.notify_one();
+        self.write_behind.wake.notify_one();
     }
 }
 

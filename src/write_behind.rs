@@ -1,10 +1,10 @@
-//! Write-behind: last uses and hash upgrades are noted in memory and written in batches.
+//! Write-behind: last uses and hash upgrades are queued in memory and written in batches.
 //!
 //! A row written on every request would be a hot row, and a write that fails must not fail a
-//! verification. So the verifier only notes; a flush writes.
+//! verification. So the verifier only queues; a flush writes.
 //!
-//! A use is noted in the record itself, which stores in memory and caches share among verifications:
-//! only the first use of a key between two flushes goes through a lock.
+//! A use is recorded in the record of the key itself, which stores in memory and caches share among
+//! verifications: only the first use of a key between two flushes goes through a lock.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -20,13 +20,13 @@ use crate::store::{HashChange, KeyStore, Usage};
 use crate::telemetry::{Counter, Histogram, ReadableCounter, Stopwatch, metric};
 use crate::util::lock::lock;
 
-/// Locks that notes are spread over, so that two verifications rarely meet on one.
+/// Locks that the queue is spread over, so that two verifications rarely meet on one.
 const SHARDS: usize = 16;
-/// Notes that are kept for each lock: what fits a hash table of 8192 places at its load of 7/8.
+/// Most records that are queued under each lock: what fits a hash table of 8192 places at its load of 7/8.
 const SHARD_CAPACITY: usize = 7168;
-/// Uses that are written in one batch: a transaction that keeps other writers waiting is a short one.
-const WRITE_AT_ONCE: usize = 1000;
-/// Hash changes that are kept between two flushes.
+/// Uses that are written in one transaction: short, since other writers wait for it.
+const BATCH: usize = 1000;
+/// Most hash changes that are queued between two flushes.
 const CHANGES_CAPACITY: usize = 3584;
 
 /// What a flush wrote.
@@ -38,15 +38,15 @@ pub struct Flushed {
     pub upgraded: usize,
 }
 
-/// Notes that wait to be written. Bounded: what does not fit is dropped and counted.
+/// Uses and hash changes that wait to be written. Bounded: a use that does not fit is dropped and counted.
 pub(crate) struct WriteBehind {
     /// Changes with every flush, and differs from that of any other verifier.
-    round: AtomicU32,
+    generation: AtomicU32,
     used: [Shard; SHARDS],
     hasher: RandomState,
     changes: Mutex<HashMap<KeyId, HashChange>>,
     dropped: ReadableCounter,
-    telemetry: Flushes,
+    telemetry: FlushMetrics,
     #[cfg(feature = "tokio")]
     pub(crate) wake: tokio::sync::Notify,
 }
@@ -57,47 +57,29 @@ struct Shard(Mutex<HashSet<ById>>);
 
 impl WriteBehind {
     pub(crate) fn new() -> Self {
-        // All memory is taken here: noting a use never allocates.
+        // All memory is allocated here: to record a use never allocates.
         let shard = || Shard(Mutex::new(HashSet::with_capacity(SHARD_CAPACITY)));
         Self {
-            round: AtomicU32::new(next_round()),
+            generation: AtomicU32::new(next_generation()),
             used: std::array::from_fn(|_| shard()),
             hasher: RandomState::new(),
             changes: Mutex::new(HashMap::with_capacity(CHANGES_CAPACITY)),
             dropped: ReadableCounter::new(&metric::DROPPED_USES, &[]),
-            telemetry: Flushes::new(),
+            telemetry: FlushMetrics::new(),
             #[cfg(feature = "tokio")]
             wake: tokio::sync::Notify::new(),
         }
     }
 
-    /// Notes that a key was used.
+    /// Records that a key was used.
     #[inline]
-    pub(crate) fn note_use(&self, record: &Arc<KeyRecord>, at: SystemTime, format: HashFormat) {
-        record.pending_use.note(at, format);
-        // After the note: a flush that begins a new round before this load has yet to read the note.
-        let round = self.round.load(Ordering::SeqCst);
-        if record.pending_use.queued_in.load(Ordering::SeqCst) != round {
-            self.enqueue(record, round, true);
-        }
-    }
-
-    fn enqueue(&self, record: &Arc<KeyRecord>, round: u32, wakes: bool) {
-        let shard = self.hasher.hash_one(&record.id) as usize % SHARDS;
-        let mut used = lock(&self.used[shard].0);
-        if let Some(ById(waiting)) = used.get(&record.id) {
-            // Another copy of the record: this one takes its place and its use. From here on, a use of
-            // the other queues it again; one that does not was noted before the read.
-            waiting.pending_use.queued_in.store(NEVER, Ordering::SeqCst);
-            let (at, format) = waiting.pending_use.latest();
-            record.pending_use.note(at, format);
-        } else if used.len() == SHARD_CAPACITY {
-            self.dropped.add(1);
-            return;
-        }
-        used.replace(ById(record.clone()));
-        record.pending_use.queued_in.store(round, Ordering::SeqCst);
-        if wakes && used.len() == SHARD_CAPACITY / 2 {
+    pub(crate) fn record_use(&self, record: &Arc<KeyRecord>, at: SystemTime, format: HashFormat) {
+        record.pending_use.record(at, format);
+        // After the use was recorded: a flush that begins a generation before this load reads the use later.
+        let generation = self.generation.load(Ordering::SeqCst);
+        if record.pending_use.generation.load(Ordering::SeqCst) != generation
+            && self.enqueue(record, generation)
+        {
             self.wake_flusher();
         }
     }
@@ -107,21 +89,40 @@ impl WriteBehind {
         self.wake.notify_one();
     }
 
-    /// Notes that a hash is to be replaced. Where there is no room, the next use notes it again.
-    pub(crate) fn note_change(&self, change: HashChange) {
+    /// Queues a record, and returns whether its shard has become half full.
+    fn enqueue(&self, record: &Arc<KeyRecord>, generation: u32) -> bool {
+        let shard = self.hasher.hash_one(&record.id) as usize % SHARDS;
+        let mut used = lock(&self.used[shard].0);
+        if let Some(ById(waiting)) = used.get(&record.id) {
+            // Another copy of the record: this one replaces it and takes over its use. From here on, a use of
+            // the other queues it again; a use that does not was recorded before the read below.
+            waiting.pending_use.generation.store(UNQUEUED, Ordering::SeqCst);
+            let (at, format) = waiting.pending_use.latest();
+            record.pending_use.record(at, format);
+        } else if used.len() == SHARD_CAPACITY {
+            self.dropped.add(1);
+            return false;
+        }
+        used.replace(ById(record.clone()));
+        record.pending_use.generation.store(generation, Ordering::SeqCst);
+        used.len() == SHARD_CAPACITY / 2
+    }
+
+    /// Queues the replacement of a hash. If there is no room, the next use queues it again.
+    pub(crate) fn queue_change(&self, change: HashChange) {
         let mut changes = lock(&self.changes);
         if changes.len() < CHANGES_CAPACITY {
             changes.insert(change.id.clone(), change);
         }
     }
 
-    /// How many uses were dropped because there was no room.
+    /// Returns how many uses were dropped because there was no room.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.read()
     }
 
-    /// Writes everything noted so far. What is not written, because the store failed or because the
-    /// future was dropped, is kept for the next flush.
+    /// Writes everything queued so far. What is not written, because the store failed or because the
+    /// future was dropped, is queued again.
     pub(crate) async fn flush(&self, store: &impl KeyStore) -> Result<Flushed, StoreError> {
         let started = Stopwatch::start();
         let flushed = self.write(store).await;
@@ -137,7 +138,7 @@ impl WriteBehind {
         let mut batch = Batch::take(self);
         let used = batch.used.len();
         while !batch.used.is_empty() {
-            let rest = batch.used.len().saturating_sub(WRITE_AT_ONCE);
+            let rest = batch.used.len().saturating_sub(BATCH);
             store.record_usage(&batch.used[rest..]).await?;
             self.telemetry.used.add((batch.used.len() - rest) as u64);
             batch.used.truncate(rest);
@@ -153,8 +154,8 @@ impl WriteBehind {
     }
 }
 
-/// What flushes report.
-struct Flushes {
+/// The metrics of flushes.
+struct FlushMetrics {
     written: Counter,
     failed: Counter,
     duration: Histogram,
@@ -162,7 +163,7 @@ struct Flushes {
     upgraded: Counter,
 }
 
-impl Flushes {
+impl FlushMetrics {
     fn new() -> Self {
         let flushes = |outcome| Counter::new(&metric::FLUSHES, &[("outcome", outcome)]);
         Self {
@@ -175,7 +176,7 @@ impl Flushes {
     }
 }
 
-/// Notes on their way to the store. Those still in it when it is dropped go back.
+/// What a flush has taken from the queue. What is left in it when it is dropped is queued again.
 struct Batch<'a> {
     source: &'a WriteBehind,
     records: Vec<Arc<KeyRecord>>,
@@ -189,9 +190,9 @@ impl<'a> Batch<'a> {
         for Shard(used) in &source.used {
             records.extend(lock(used).drain().map(|ById(record)| record));
         }
-        // Between the two: a record that was taken out had been queued in the round that ends here, so
-        // a use that does not queue it again was noted before the reads below.
-        source.round.store(next_round(), Ordering::SeqCst);
+        // Between the two: a record that was taken out had been queued in the generation that ends here, so
+        // a use that does not queue it again was recorded before the reads below.
+        source.generation.store(next_generation(), Ordering::SeqCst);
         let usage = |record: &Arc<KeyRecord>| {
             let (at, format) = record.pending_use.latest();
             Usage { id: record.id.clone(), at, format }
@@ -205,22 +206,22 @@ impl<'a> Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         for (record, usage) in self.records.iter().zip(self.used.drain(..)) {
-            record.pending_use.note(usage.at, usage.format);
-            let round = self.source.round.load(Ordering::SeqCst);
-            // Without waking the flusher: after a failure it waits for its time.
-            self.source.enqueue(record, round, false);
+            record.pending_use.record(usage.at, usage.format);
+            let generation = self.source.generation.load(Ordering::SeqCst);
+            // The flusher is not woken: after a failure it waits for its next time.
+            self.source.enqueue(record, generation);
         }
         for change in self.changes.drain(..) {
-            self.source.note_change(change);
+            self.source.queue_change(change);
         }
     }
 }
 
-/// The round of a record that is not queued.
-const NEVER: u32 = 0;
+/// The generation of a record that is not queued.
+const UNQUEUED: u32 = 0;
 
-/// A number that no verifier has had for its round.
-fn next_round() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(NEVER + 1);
+/// Returns a generation that no verifier has had.
+fn next_generation() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(UNQUEUED + 1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

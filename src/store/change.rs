@@ -43,7 +43,7 @@ impl Change {
     }
 }
 
-/// What a follower tells a store of its feed.
+/// An event of a feed, as a follower reports it to a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FeedEvent {

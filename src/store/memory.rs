@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use super::{FormatCounts, HashChange, KeyLookup, KeyStore, Page, Succession, Usage};
+use super::{FeedEvent, FormatCounts, HashChange, KeyLookup, KeyStore, Page, Succession, Usage};
 use crate::crypto::hash::{Candidates, HashFormat, KeyHash};
 use crate::error::StoreError;
 use crate::id::{KeyId, OwnerId};
-use crate::record::KeyUpdate;
-use crate::record::{ById, KeyRecord, Revocation};
+use crate::record::{ById, KeyRecord, KeyUpdate, Revocation};
 use crate::util::lock::lock;
 
 /// Keys in memory, for tests, for services that load their keys at start, and as the yardstick of
@@ -28,8 +27,8 @@ pub struct MemoryStore {
 struct Shared {
     /// What look-ups read. Written only under the lock of `index`.
     by_hash: papaya::HashMap<KeyHash, Arc<KeyRecord>, BuildHasherDefault<DigestHasher>>,
-    /// Counts hashes that were replaced, so that a look-up can tell that one moved beneath it.
-    moves: AtomicU64,
+    /// Counts hashes that were replaced, so that a look-up notices that one was replaced meanwhile.
+    rehash_epoch: AtomicU64,
     index: Mutex<Index>,
 }
 
@@ -46,7 +45,7 @@ struct Owner {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Makes an empty store.
     pub fn new() -> Self {
         Self::default()
     }
@@ -65,22 +64,23 @@ impl MemoryStore {
     fn look_up(&self, candidates: &Candidates) -> Option<Arc<KeyRecord>> {
         let by_hash = self.shared.by_hash.pin();
         loop {
-            let moves = self.shared.moves.load(Ordering::Acquire);
+            let epoch = self.shared.rehash_epoch.load(Ordering::Acquire);
             let found = candidates.as_slice().iter().find_map(|hash| by_hash.get(hash));
-            // A miss counts only if no hash moved from a candidate not yet probed to one already
-            // probed. See `replace_hash` for the other half.
-            if found.is_some() || self.shared.moves.load(Ordering::Acquire) == moves {
+            // A miss counts only if no hash was replaced meanwhile: the new one may have been inserted after
+            // its candidate was looked up, and the old one removed before its own was. See `replace_hash`.
+            if found.is_some() || self.shared.rehash_epoch.load(Ordering::Acquire) == epoch {
                 return found.cloned();
             }
         }
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        // A writer that panicked left whole records behind: each is swapped in at once.
+        // A poisoned lock is no harm: each record is replaced as a whole, so a writer that panicked left none
+        // half changed.
         lock(&self.shared.index)
     }
 
-    /// Puts a record in the place of the one with its id and hash.
+    /// Replaces the record with the same id and hash.
     fn put(&self, index: &mut Index, record: KeyRecord) {
         let record = Arc::new(record);
         index.by_id.replace(ById(record.clone()));
@@ -129,7 +129,7 @@ impl KeyLookup for MemoryStore {
         Some(self.look_up(candidates))
     }
 
-    async fn on_feed_event(&self, _: &crate::store::FeedEvent) {}
+    async fn on_feed_event(&self, _: &FeedEvent) {}
 }
 
 impl KeyStore for MemoryStore {
@@ -236,9 +236,9 @@ impl KeyStore for MemoryStore {
         }
         let format = Some(HashFormat::HmacSha256);
         self.put(&mut index, KeyRecord { hash: change.replacement, format, ..(*record).clone() });
-        // Between the two: whoever misses the old hash has to see the count change, and whoever
-        // began after the count has to find the new hash.
-        self.shared.moves.fetch_add(1, Ordering::Release);
+        // Between the two: a look-up that misses the old hash has to see the epoch change, and one that begins
+        // in the new epoch has to find the new hash.
+        self.shared.rehash_epoch.fetch_add(1, Ordering::Release);
         by_hash.remove(&change.expected);
         Ok(true)
     }

@@ -1,24 +1,23 @@
-//! Caches outside of the database that instances share, and how the database knows of them.
+//! Caches that instances share, as they are registered with the database.
 
 #[cfg(feature = "redis")]
 use sha2::{Digest, Sha256};
 
-/// A cache outside of the database that instances share: where it is, and what its names begin with.
+/// A cache outside of the database that instances share: where it is, and the prefix of its names.
 ///
-/// Instances note in the database which one they use, so that who changes rows behind their back knows
-/// whom to tell.
+/// Instances register with the database which one they use, so that another program that changes rows
+/// knows which caches to invalidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SharedCache {
-    /// What its names begin with.
+    /// The prefix of its names.
     pub prefix: String,
     /// A fingerprint of its address: 16 hexadecimal digits. `127.0.0.1` and `localhost` are two addresses.
     pub address: String,
 }
 
 impl SharedCache {
-    /// The cache with an address as instances have it. What lets them in, user and password, is no part
-    /// of it.
+    /// Makes one from the address that instances use, without user and password.
     #[cfg(feature = "redis")]
     pub(crate) fn new(prefix: &str, address: &str) -> Self {
         let digest =
@@ -28,7 +27,7 @@ impl SharedCache {
         Self { prefix: prefix.to_owned(), address: format!("{:016x}", u64::from_be_bytes(start)) }
     }
 
-    /// The cache that a database or a test names.
+    /// Makes one as a database has registered it.
     #[cfg(any(feature = "conformance", feature = "postgres", feature = "sqlite"))]
     pub(crate) fn stored(prefix: String, address: String) -> Self {
         Self { prefix, address }

@@ -25,12 +25,15 @@ pub(super) trait Invalidate: Clone + Send + Sync + 'static {
         async {}
     }
 
-    /// Invalidates what the changes concern.
-    fn invalidate(&self, changes: &[Change]) -> impl Future<Output = ()> + Send;
+    /// Invalidates what the changes affect.
+    fn invalidate(&self, changes: &[Change]) -> impl Future<Output = ()> + Send {
+        self.request_invalidation(changes);
+        async {}
+    }
 
-    /// Invalidates, now or later, what the changes concern, where nobody waits for it: the write panicked,
-    /// or its runtime has ended.
-    fn invalidate_abandoned(&self, changes: &[Change]);
+    /// Invalidates what the changes affect, at once or as soon as the cache can. Nobody waits for it: the
+    /// write panicked, or its runtime has ended.
+    fn request_invalidation(&self, changes: &[Change]);
 }
 
 /// Runs a write to its end, also where the caller gives up waiting for it, and invalidates what it changes:
@@ -85,13 +88,15 @@ impl Outcome for u64 {
     }
 }
 
-struct InvalidateOnDrop<C: Invalidate> {
-    cache: C,
-    changes: Vec<Change>,
+/// Changes that are being made, or invalidated. If they are dropped before that is done, the cache is
+/// requested to invalidate them.
+pub(super) struct InvalidateOnDrop<C: Invalidate> {
+    pub(super) cache: C,
+    pub(super) changes: Vec<Change>,
 }
 
 impl<C: Invalidate> InvalidateOnDrop<C> {
-    fn disarm(mut self) {
+    pub(super) fn disarm(mut self) {
         self.changes.clear();
     }
 }
@@ -99,7 +104,7 @@ impl<C: Invalidate> InvalidateOnDrop<C> {
 impl<C: Invalidate> Drop for InvalidateOnDrop<C> {
     fn drop(&mut self) {
         if !self.changes.is_empty() {
-            self.cache.invalidate_abandoned(&self.changes);
+            self.cache.request_invalidation(&self.changes);
         }
     }
 }
@@ -112,7 +117,7 @@ fn invalidate_until_settled(
     unsettled: Unsettled,
 ) -> Unsettled {
     let Ok(runtime) = Handle::try_current() else {
-        // No task can be spawned, so whoever waits for the outcome invalidates.
+        // No task can be spawned, so the caller who waits for the outcome invalidates.
         return Unsettled::new(async move {
             unsettled.settled().await;
             cache.invalidate(&changes).await;
@@ -143,18 +148,28 @@ macro_rules! impl_key_store {
             use $crate::error::StoreError;
             use $crate::id::{KeyId, OwnerId};
             use $crate::record::{KeyRecord, KeyUpdate};
-            use $crate::store::write_through::write_through;
+            use $crate::store::write_through::{Outcome, write_through};
             use $crate::store::{
                 Change, FormatCounts, HashChange, KeyStore, Page, Succession, Usage,
             };
 
+            impl<S: KeyStore + 'static> $type<S> {
+                async fn write<T: Outcome + Send + 'static, W>(
+                    &self,
+                    changes: impl Into<Vec<Change>>,
+                    write: impl FnOnce(Arc<S>) -> W,
+                ) -> Result<T, StoreError>
+                where
+                    W: Future<Output = Result<T, StoreError>> + Send + 'static,
+                {
+                    write_through(&self.store, &self.$($cache).+, changes, write).await
+                }
+            }
+
             impl<S: KeyStore + 'static> KeyStore for $type<S> {
                 async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
                     let record = record.clone();
-                    write_through(&self.store, &self.$($cache).+, [Change::Added], |store| async move {
-                        store.insert(&record).await
-                    })
-                    .await
+                    self.write([Change::Added], |store| async move { store.insert(&record).await }).await
                 }
 
                 async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
@@ -172,10 +187,7 @@ macro_rules! impl_key_store {
                 async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
                     let (id, update) = (id.clone(), update.clone());
                     let changes = [Change::Key(id.clone())];
-                    write_through(&self.store, &self.$($cache).+, changes, |store| async move {
-                        store.update(&id, &update).await
-                    })
-                    .await
+                    self.write(changes, |store| async move { store.update(&id, &update).await }).await
                 }
 
                 async fn revoke(
@@ -186,19 +198,13 @@ macro_rules! impl_key_store {
                 ) -> Result<(), StoreError> {
                     let (id, reason) = (id.clone(), reason.map(str::to_owned));
                     let changes = [Change::Key(id.clone())];
-                    write_through(&self.store, &self.$($cache).+, changes, |store| async move {
-                        store.revoke(&id, at, reason.as_deref()).await
-                    })
-                    .await
+                    self.write(changes, |store| async move { store.revoke(&id, at, reason.as_deref()).await }).await
                 }
 
                 async fn rotate(&self, succession: &Succession) -> Result<(), StoreError> {
                     let succession = succession.clone();
                     let changes = [Change::Key(succession.old.id.clone()), Change::Added];
-                    write_through(&self.store, &self.$($cache).+, changes, |store| async move {
-                        store.rotate(&succession).await
-                    })
-                    .await
+                    self.write(changes, |store| async move { store.rotate(&succession).await }).await
                 }
 
                 async fn expiry_before_deprecation(
@@ -209,10 +215,7 @@ macro_rules! impl_key_store {
                 }
 
                 async fn expire(&self, now: SystemTime) -> Result<u64, StoreError> {
-                    write_through(&self.store, &self.$($cache).+, [Change::All], |store| async move {
-                        store.expire(now).await
-                    })
-                    .await
+                    self.write([Change::All], |store| async move { store.expire(now).await }).await
                 }
 
                 async fn record_usage(&self, batch: &[Usage]) -> Result<(), StoreError> {
@@ -223,10 +226,7 @@ macro_rules! impl_key_store {
                 async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
                     let change = change.clone();
                     let changes = [Change::Key(change.id.clone()), Change::Added];
-                    write_through(&self.store, &self.$($cache).+, changes, |store| async move {
-                        store.replace_hash(&change).await
-                    })
-                    .await
+                    self.write(changes, |store| async move { store.replace_hash(&change).await }).await
                 }
 
                 async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
@@ -263,7 +263,7 @@ mod tests {
             pending().await
         }
 
-        fn invalidate_abandoned(&self, changes: &[Change]) {
+        fn request_invalidation(&self, changes: &[Change]) {
             lock(&self.abandoned).extend_from_slice(changes);
         }
     }

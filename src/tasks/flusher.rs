@@ -13,7 +13,7 @@ use crate::store::KeyStore;
 use crate::verify::Verifier;
 use crate::write_behind::Flushed;
 
-/// How often notes are written where nothing else is asked for: every 30 seconds.
+/// How often last uses and hash upgrades are written unless another interval is wanted: every 30 seconds.
 pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 /// A shorter interval would keep the task busy for nothing.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
@@ -57,7 +57,7 @@ async fn run<S: KeyStore>(
     loop {
         // An elapsed timeout is the ordinary case: the interval is over.
         let _ = timeout(interval, verifier.flush_wanted()).await;
-        // Before the flush: what is noted while one runs is left for another.
+        // Before the flush: what is queued while one runs is left for another.
         let is_last = stopping.load(Ordering::Acquire);
         if let Err(error) = verifier.flush().await {
             warn!(%error, "last uses and hash upgrades could not be written; they are kept");
@@ -82,11 +82,11 @@ impl<S: KeyStore> Flusher<S> {
     /// Stops the task and writes what is still waiting.
     ///
     /// # Errors
-    /// [`StoreError`] when the store could not write. The notes are kept, and
+    /// [`StoreError`] when the store could not write. They stay queued, and
     /// [`Verifier::flush`] can try again.
     pub async fn shutdown(mut self) -> Result<Flushed, StoreError> {
         if let Some(task) = self.task.take() {
-            // A flush that is cut off half-way gives its notes back, and they are flushed below.
+            // A flush that is cut off half-way queues again what it has not written, for the flush below.
             task.abort();
             let _ = task.await;
         }

@@ -84,7 +84,7 @@ pub(crate) const REDIS_SCAN_DURATION: Metric = metric(
 // The feed of changes.
 pub(crate) const INVALIDATION_LAG: Metric = metric(
     "lexikon_auth_invalidation_lag_seconds",
-    "How long a sign of life took through the whole feed: how late a change arrives",
+    "How long a heartbeat took through the whole feed: how late a change arrives",
 );
 pub(crate) const FOLLOWER_CONNECTED: Metric =
     metric("lexikon_auth_follower_connected", "1 while changes are being reported, 0 otherwise");

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-/// Runs `work` to its end once it has begun. Where the caller gives up waiting for it, what is left goes on
-/// as a task of the runtime that it began on.
+/// Runs `work` to its end once it has begun. If the caller gives up waiting for it, the rest goes on as a
+/// task of the runtime that it began on.
 pub(crate) fn run_to_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> RunToEnd<T> {
@@ -17,7 +17,7 @@ pub(crate) fn run_to_end<T: Send + 'static>(
 pub(crate) struct RunToEnd<T: Send + 'static> {
     /// `None` while it is being polled, and once it is done.
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    /// From the first poll on: what never began is dropped as it is.
+    /// Set by the first poll: work that never began is merely dropped.
     runtime: Option<Handle>,
 }
 

@@ -60,7 +60,7 @@ impl Weighter<KeyHash, Validity> for Weight {
     }
 }
 
-/// Hands evicted entries to whoever inserts.
+/// Hands evicted entries to the caller who inserts another.
 #[derive(Clone)]
 pub(super) struct Evicted;
 

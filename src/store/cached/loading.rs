@@ -1,11 +1,9 @@
 //! Single flight: one load from the store beneath for each cache key, however many callers wait for it.
 
 use std::collections::HashMap;
-use std::future::{self, Future};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use futures_util::future::{FutureExt, Shared, WeakShared};
+use futures_util::future::{BoxFuture, FutureExt, Shared, WeakShared, ready};
 
 use super::entries::Entries;
 use super::log::{Loaded, Position};
@@ -29,10 +27,10 @@ struct Flight {
     number: u64,
     started_at: Position,
     /// Weak, so that a load that nobody waits for any more is dropped, and its connection with it.
-    load: WeakShared<BoxedLoad>,
+    load: WeakShared<Load>,
 }
 
-type BoxedLoad = Pin<Box<dyn Future<Output = Result<Loaded, Arc<StoreError>>> + Send>>;
+type Load = BoxFuture<'static, Result<Loaded, Arc<StoreError>>>;
 
 impl LoadingCache {
     pub(super) fn new(options: CacheOptions) -> Self {
@@ -64,7 +62,7 @@ impl LoadingCache {
         cache_key: KeyHash,
         store: &Arc<S>,
         candidates: &Candidates,
-    ) -> (Position, Shared<BoxedLoad>) {
+    ) -> (Position, Shared<Load>) {
         let mut flights = lock(&self.flights);
         if let Some(flight) = flights.get(&cache_key)
             && let Some(load) = flight.load.upgrade()
@@ -74,10 +72,7 @@ impl LoadingCache {
         let started_at = self.entries.position();
         // A load that was under way when the caller looked for an entry may have ended since.
         if let Some(record) = self.entries.peek(&cache_key) {
-            return (
-                started_at,
-                future::ready(Ok(Loaded { record, is_final: true })).boxed().shared(),
-            );
+            return (started_at, ready(Ok(Loaded { record, is_final: true })).boxed().shared());
         }
         let number = self.entries.counters.loads.add(1);
         let guard = FlightGuard { cache: self.clone(), cache_key, number };
@@ -99,12 +94,7 @@ impl LoadingCache {
 }
 
 impl Invalidate for Arc<LoadingCache> {
-    fn invalidate(&self, changes: &[Change]) -> impl Future<Output = ()> + Send {
-        self.invalidate_abandoned(changes);
-        future::ready(())
-    }
-
-    fn invalidate_abandoned(&self, changes: &[Change]) {
+    fn request_invalidation(&self, changes: &[Change]) {
         changes.iter().for_each(|change| self.entries.invalidate(change.clone()));
     }
 }

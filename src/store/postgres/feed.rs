@@ -14,7 +14,7 @@ use crate::store::{Change, ChangeFeed, Message, Subscription};
 
 /// The changes of keys and owners in a PostgreSQL database, as they are committed.
 ///
-/// Each sign of life of the feed proves that the triggers are in place and have been since the one before:
+/// Each heartbeat of the feed proves that the triggers are in place and have been since the one before:
 /// a feed whose triggers were disabled or dropped counts as lost. Under logical replication they fire as
 /// well, in the worker that applies changes, and with the rights of its role.
 ///
@@ -46,7 +46,7 @@ pub struct PostgresSubscription {
     listener: PgListener,
     /// As they were when it began.
     triggers: Triggers,
-    /// What this connection has sent itself last.
+    /// The latest heartbeat that this connection has sent.
     heartbeat: String,
 }
 

@@ -24,7 +24,7 @@ pub(super) type Generation = u64;
 /// When a read began, by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Timestamp {
-    /// The run of the server. Another one may remember no change of this one.
+    /// The run of the server. Another one may not have its marks of changes.
     pub(super) run: Run,
     /// The generation at that time. In another one the entry does not count.
     pub(super) generation: Generation,

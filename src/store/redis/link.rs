@@ -12,26 +12,31 @@ use tracing::{info, warn};
 
 use super::entry::Run;
 use super::options::RedisOptions;
-use super::pending::{Pending, Sent};
 use super::script::Scripts;
+use super::sent::Sent;
+use super::server::examine;
 use crate::store::change::{Change, FeedEventKind};
 use crate::store::freshness::{Freshness, nanoseconds};
-use crate::store::write_through::Invalidate;
+use crate::store::write_through::{Invalidate, InvalidateOnDrop};
 use crate::telemetry::{Gauge, metric};
 use crate::util::lock::{lock, read, write};
 
 /// How long an examination of the server is good for: the next one is due after a second, and may take two.
 const EXAMINATION_VALIDITY: Duration = Duration::from_secs(3);
 
+/// Most changes that are pending. Beyond, everything in Redis is invalidated instead.
+const MAX_PENDING: usize = 1000;
+
 pub(super) struct Link {
     pub(super) options: RedisOptions,
     pub(super) scripts: Scripts,
     state: RwLock<State>,
-    pending: Mutex<Pending>,
-    /// Whether there are pending changes, which what Redis holds may be older than.
+    /// Changes that could not be sent.
+    pending: Mutex<Vec<Change>>,
+    /// Whether there are pending changes, so that entries in Redis may be outdated.
     has_pending: AtomicBool,
     /// Notified of the first pending change, so that it is sent soon.
-    first_pending: Arc<Notify>,
+    pub(super) first_pending: Arc<Notify>,
     sent: Mutex<Sent>,
     /// Many rows are being changed, or that was interrupted.
     is_bulk_changing: AtomicBool,
@@ -64,7 +69,7 @@ impl Link {
             options,
             scripts: Scripts::new(),
             state: RwLock::new(State::Down),
-            pending: Mutex::new(Pending::none()),
+            pending: Mutex::default(),
             has_pending: AtomicBool::new(false),
             first_pending: Arc::default(),
             sent: Mutex::default(),
@@ -108,10 +113,10 @@ impl Link {
     }
 
     async fn send(self: &Arc<Self>, change: &Change, publish: bool) {
-        let unsent = Unsent { link: self.clone(), changes: vec![change.clone()] };
+        let guard = InvalidateOnDrop { cache: self.clone(), changes: vec![change.clone()] };
         let Some(Connected { mut connection, run }) = self.connected() else { return };
         match self.scripts.mark(&mut connection, &self.options, change, publish).await {
-            Ok(()) if self.add_sent(run, change) => unsent.disarm(),
+            Ok(()) if self.add_sent(run, change) => guard.disarm(),
             // The server has a successor by now.
             Ok(()) => {}
             Err(error) => self.bypass(&error),
@@ -193,19 +198,30 @@ impl Link {
         Ok(())
     }
 
-    /// Returns when an examination of the server that begins now expires.
-    pub(super) fn examination_end(&self) -> u64 {
-        self.freshness.now() + nanoseconds(EXAMINATION_VALIDITY)
-    }
-
-    pub(super) fn set_examined_until(&self, end: u64) {
-        self.examined_until.store(end, Ordering::Release);
+    /// Examines the server, and proves that it can be written to.
+    pub(super) async fn examine(&self, connection: &mut MultiplexedConnection) -> RedisResult<Run> {
+        let until = self.freshness.now() + nanoseconds(EXAMINATION_VALIDITY);
+        let run = examine(connection).await.inspect_err(|error| {
+            // A server that is not fit may lose marks of changes before it is fit again.
+            if error.kind() == ErrorKind::Client {
+                self.defer([Change::All]);
+            }
+        })?;
+        self.scripts.touch(connection, &self.options).await?;
+        self.examined_until.store(until, Ordering::Release);
+        Ok(run)
     }
 
     /// Has Redis bypassed until the changes were sent.
     pub(super) fn defer(&self, changes: impl IntoIterator<Item = Change>) {
         let mut pending = lock(&self.pending);
-        changes.into_iter().for_each(|change| pending.add(change));
+        for change in changes {
+            if pending.len() == MAX_PENDING || change == Change::All {
+                *pending = vec![Change::All];
+            } else if !pending.contains(&Change::All) && !pending.contains(&change) {
+                pending.push(change);
+            }
+        }
         if !pending.is_empty() && !self.has_pending.swap(true, Ordering::AcqRel) {
             self.first_pending.notify_one();
         }
@@ -215,15 +231,10 @@ impl Link {
         self.has_pending.load(Ordering::Acquire)
     }
 
-    pub(super) fn first_pending(&self) -> Arc<Notify> {
-        self.first_pending.clone()
-    }
-
     /// Takes the pending changes, to send them. Those that are left when the value is dropped are pending
     /// again.
-    pub(super) fn take_pending(self: &Arc<Self>) -> Unsent {
-        let pending = mem::replace(&mut *lock(&self.pending), Pending::none());
-        Unsent { link: self.clone(), changes: pending.into_changes() }
+    pub(super) fn take_pending(self: &Arc<Self>) -> InvalidateOnDrop<Arc<Self>> {
+        InvalidateOnDrop { cache: self.clone(), changes: mem::take(&mut *lock(&self.pending)) }
     }
 
     /// Has a server that was connected receive what was sent to another one shortly before.
@@ -282,29 +293,10 @@ impl Invalidate for Arc<Link> {
         }
     }
 
-    fn invalidate_abandoned(&self, changes: &[Change]) {
-        drop(Unsent { link: self.clone(), changes: changes.to_vec() });
-    }
-}
-
-/// Changes that are being sent. If they are dropped before that is done, Redis is bypassed until it is.
-pub(super) struct Unsent {
-    link: Arc<Link>,
-    pub(super) changes: Vec<Change>,
-}
-
-impl Unsent {
-    fn disarm(mut self) {
-        self.changes.clear();
-    }
-}
-
-impl Drop for Unsent {
-    fn drop(&mut self) {
-        if !self.changes.is_empty() {
-            self.link.defer(self.changes.drain(..));
-            let problem = "a change could not be remembered";
-            self.link.bypass(&RedisError::from((ErrorKind::Client, problem)));
-        }
+    /// Redis is bypassed until it is done.
+    fn request_invalidation(&self, changes: &[Change]) {
+        self.defer(changes.iter().cloned());
+        let problem = "a change could not be remembered";
+        self.bypass(&RedisError::from((ErrorKind::Client, problem)));
     }
 }

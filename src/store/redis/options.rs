@@ -64,7 +64,7 @@ impl RedisOptions {
 
     /// Returns the name of the mark of such a change: it holds the time of the latest one.
     ///
-    /// Keys and owners share 65,536 names: whoever can make changes, or notifications of some, cannot
+    /// Keys and owners share 65,536 names: somebody who can make changes, or notifications of some, cannot
     /// fill Redis with their ids. Two that share one cost a look-up that was not needed.
     pub(super) fn mark(&self, change: &Change) -> String {
         let name = match change {

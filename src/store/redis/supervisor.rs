@@ -3,15 +3,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
 use tokio::time::timeout;
 
-use super::entry::Run;
 use super::link::{Connected, Link};
 use super::options::RedisOptions;
-use super::server::examine;
-use crate::store::change::Change;
 
 /// How often the server is examined, and how long to wait after a fault before it is tried again; twice as
 /// long after each attempt that fails,
@@ -34,7 +30,9 @@ pub(super) async fn start(client: Client, options: RedisOptions) -> Arc<Link> {
 async fn supervise(link: Weak<Link>, client: Client) {
     let mut delay = INTERVAL;
     loop {
-        let Some(first_pending) = link.upgrade().map(|link| link.first_pending()) else { return };
+        let Some(first_pending) = link.upgrade().map(|link| link.first_pending.clone()) else {
+            return;
+        };
         let _ = timeout(delay, first_pending.notified()).await;
         let Some(link) = link.upgrade() else { return };
         delay = match check(&link, &client).await {
@@ -54,7 +52,7 @@ async fn check(link: &Arc<Link>, client: &Client) -> RedisResult<()> {
     let Some(Connected { mut connection, run }) = link.connected() else {
         return connect(link, client).await;
     };
-    if examine_and_write(link, &mut connection).await? != run {
+    if link.examine(&mut connection).await? != run {
         let problem = "another server answers in place of the one before";
         return Err(RedisError::from((ErrorKind::Client, problem)));
     }
@@ -70,7 +68,7 @@ async fn connect(link: &Arc<Link>, client: &Client) -> RedisResult<()> {
         AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
     let connection = client.get_multiplexed_async_connection_with_config(&config);
     let mut connection = connection.await?;
-    let run = examine_and_write(link, &mut connection).await?;
+    let run = link.examine(&mut connection).await?;
     link.replay_to(run);
     let mut connected = Connected { connection, run };
     while !link.set_connected(&connected) {
@@ -84,21 +82,4 @@ async fn connect(link: &Arc<Link>, client: &Client) -> RedisResult<()> {
         }
     }
     Ok(())
-}
-
-/// Examines the server, and proves that it can be written to.
-async fn examine_and_write(
-    link: &Link,
-    connection: &mut MultiplexedConnection,
-) -> RedisResult<Run> {
-    let end = link.examination_end();
-    let run = examine(connection).await.inspect_err(|error| {
-        // A server that is no longer fit may lose marks of changes before it is fit again.
-        if error.kind() == ErrorKind::Client {
-            link.defer([Change::All]);
-        }
-    })?;
-    link.scripts.touch(connection, &link.options).await?;
-    link.set_examined_until(end);
-    Ok(run)
 }

@@ -39,7 +39,7 @@ const NO_TRIGGERS: &str = "the triggers that report changes are missing or of an
 ///
 /// On Linux the system tells when somebody writes to the files; elsewhere, and where it has no room for
 /// another watch (`fs.inotify.max_user_watches`), the feed looks at them every 30 milliseconds. Then, and every
-/// second for a [`Follower`](crate::tasks::Follower)'s sign of life, it asks the database, on a connection of its own
+/// second for the heartbeat of a [`Follower`](crate::tasks::Follower), it asks the database, on a connection of its own
 /// that writes nothing. What that costs stands in `benches/results-servers.md`.
 ///
 /// - More than 1000 changes of keys or of owners at once, a key or an owner that is changed twice between

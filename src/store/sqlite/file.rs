@@ -19,7 +19,7 @@ use crate::error::StoreError;
 
 /// How long a commit takes at most from its last write to a file, after which it is synchronised to the
 /// disk, until readers see it; and a file system to tell two changes apart. A commit that takes longer waits
-/// for the next sign of life.
+/// for the next heartbeat.
 const SETTLES: Duration = Duration::from_secs(1);
 
 const NO_FILE: &str = "changes are reported by a database in a file alone; for keys in memory, change \

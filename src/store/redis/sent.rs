@@ -1,4 +1,4 @@
-//! Changes that a server in Redis has yet to be told of, for the first time or again.
+//! Changes that were sent to a server in Redis shortly before another one takes its place.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,46 +6,11 @@ use std::time::{Duration, Instant};
 use super::entry::Run;
 use crate::store::change::Change;
 
-/// Most changes that are kept until they can be sent. Beyond, everything in Redis is invalidated.
+/// Most changes that are kept. Beyond, `All` is kept in their place.
 const CAPACITY: usize = 1000;
 /// How long a change that was sent is kept, to send it again: the server may have been replaced already, by
 /// one that has never received it.
 const REPLAY_WINDOW: Duration = Duration::from_secs(60);
-
-/// Changes that could not be sent.
-pub(super) enum Pending {
-    Changes(Vec<Change>),
-    /// More than are kept.
-    All,
-}
-
-impl Pending {
-    pub(super) fn none() -> Self {
-        Self::Changes(Vec::new())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::Changes(changes) if changes.is_empty())
-    }
-
-    pub(super) fn add(&mut self, change: Change) {
-        match self {
-            Self::Changes(changes) if changes.len() < CAPACITY && change != Change::All => {
-                if !changes.contains(&change) {
-                    changes.push(change);
-                }
-            }
-            _ => *self = Self::All,
-        }
-    }
-
-    pub(super) fn into_changes(self) -> Vec<Change> {
-        match self {
-            Self::Changes(changes) => changes,
-            Self::All => vec![Change::All],
-        }
-    }
-}
 
 /// The changes that were sent to the present server in the last minute.
 #[derive(Default)]
