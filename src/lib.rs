@@ -67,6 +67,8 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod admin;
+#[cfg(feature = "tokio")]
+mod api_keys;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -90,6 +92,8 @@ mod util;
 mod verify;
 mod write_behind;
 
+#[cfg(feature = "tokio")]
+pub use api_keys::{ApiKeys, ApiKeysOptions};
 pub use crypto::key::ApiKey;
 pub use crypto::secret::{SecretError, SecretRing, ServerSecret};
 pub use error::{ManageError, Refusal, StoreError, VerifyError};
