@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::options::{Layers, Tasks};
-use super::{ApiKeys, ApiKeysOptions, Close};
+use super::keys::{ApiKeys, Close};
+use super::options::{ApiKeysOptions, Layers, Tasks};
+use crate::crypto::secret::SecretRing;
 use crate::error::StoreError;
 #[cfg(feature = "postgres")]
 use crate::store::PostgresStore;
@@ -31,6 +32,16 @@ macro_rules! prepared {
         store.check_secrets(&options.ring).await?;
         store
     }};
+}
+
+impl ApiKeys {
+    /// Opens a database with the usual settings: [`ApiKeysOptions::open`].
+    ///
+    /// # Errors
+    /// Those of [`ApiKeysOptions::open`].
+    pub async fn open(url: &str, ring: SecretRing) -> Result<Self, StoreError> {
+        Self::options(ring).open(url).await
+    }
 }
 
 impl ApiKeysOptions {

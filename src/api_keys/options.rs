@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::{ApiKeys, Close, Running, Shared};
+use super::keys::{ApiKeys, Close, Running, Shared};
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::secret::SecretRing;
 use crate::error::StoreError;
@@ -71,8 +71,15 @@ enum Cache {
     Without,
 }
 
+impl ApiKeys {
+    /// The settings to open a database with, or to use a store with.
+    pub fn options(ring: SecretRing) -> ApiKeysOptions {
+        ApiKeysOptions::new(ring)
+    }
+}
+
 impl ApiKeysOptions {
-    pub(super) fn new(ring: SecretRing) -> Self {
+    fn new(ring: SecretRing) -> Self {
         Self {
             ring,
             policy: Policy::default(),
@@ -241,13 +248,13 @@ impl ApiKeysOptions {
     ) -> ApiKeys {
         let Tasks { follower, policy_follower, close } = tasks;
         let flusher = verifier.spawn_flush(self.flush_interval);
-        ApiKeys(Arc::new(Shared {
+        ApiKeys::new(Shared {
             verifier,
             manager: KeyManager::new(layers.store, &self.ring).with_clock(self.clock),
             is_cached: layers.is_cached,
             follower: Mutex::new(follower),
             running: AsyncMutex::new(Some(Running { flusher, policy_follower, close })),
-        }))
+        })
     }
 }
 

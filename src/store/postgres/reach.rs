@@ -61,6 +61,8 @@ impl Unreachable {
 fn is_to_be_mended(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => true,
+        // What rustls says of a certificate.
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // invalid_authorization_specification and its like, invalid_catalog_name,
             // insufficient_privilege
