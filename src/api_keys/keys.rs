@@ -13,7 +13,7 @@ use crate::error::{ManageError, StoreError, VerifyError};
 use crate::id::KeyId;
 use crate::manage::{IssuedKey, KeyManager, NewKey, Rotation};
 use crate::store::DynKeyStore;
-use crate::tasks::{Flushed, Flusher, Follower, PolicyFollower};
+use crate::tasks::{Flusher, Follower, PolicyFollower};
 use crate::util::lock::lock;
 use crate::verify::{VerifiedKey, Verifier};
 
@@ -155,10 +155,10 @@ impl ApiKeys {
     ///
     /// # Errors
     /// [`StoreError`] when the store could not write: what was waiting is lost. All else is done.
-    pub async fn shutdown(&self) -> Result<Flushed, StoreError> {
+    pub async fn shutdown(&self) -> Result<(), StoreError> {
         let mut running = self.0.running.lock().await;
         let Some(Running { flusher, policy_follower, close }) = running.take() else {
-            return Ok(Flushed::default());
+            return Ok(());
         };
         let flushed = flusher.shutdown().await;
         drop(policy_follower);
@@ -173,7 +173,7 @@ impl ApiKeys {
                 "connections to the database are still in use; they are left to close by themselves"
             );
         }
-        flushed
+        flushed.map(drop)
     }
 }
 

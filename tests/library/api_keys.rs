@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use lexikon_auth::store::{KeyStore, MemoryStore};
-use lexikon_auth::tasks::Flushed;
 use lexikon_auth::{ApiKeys, NewKey};
 use lexikon_auth_tests::one_secret;
 use tokio::time::{sleep, timeout};
@@ -30,12 +29,12 @@ async fn a_store_in_memory_needs_no_more_than_its_handle() {
     let issued = keys.issue(NewKey::new("user-1", "deploy").scopes("read")).await.unwrap();
     assert!(keys.verify(issued.key.expose_secret()).await.unwrap().allows("read"));
 
-    assert_eq!(keys.clone().shutdown().await.unwrap(), Flushed { used: 1, upgraded: 0 });
+    keys.clone().shutdown().await.unwrap();
     let kept = store.find_by_id(&issued.record.id).await.unwrap().unwrap();
     assert!(kept.last_used_at.is_some());
     // The store is the application's own, and goes on; nobody writes last uses any more.
     assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
-    assert_eq!(keys.shutdown().await.unwrap(), Flushed::default());
+    keys.shutdown().await.unwrap();
 
     keys.revoke(&issued.record.id, None).await.unwrap();
     assert!(keys.verify(issued.key.expose_secret()).await.is_err(), "nothing is cached");
@@ -88,8 +87,6 @@ mod sqlite {
     use lexikon_auth::store::SqliteStore;
     use lexikon_auth::{LegacyPolicy, Policy, SecretRing, StoreError, VerifyError};
     use lexikon_auth_tests::{SECRETS, data, ring};
-    use sqlx::SqlitePool;
-    use sqlx::sqlite::SqliteConnectOptions;
     use tempfile::TempDir;
 
     use super::*;
@@ -115,9 +112,10 @@ mod sqlite {
         }
 
         /// Somebody else with access to the file, who does not use this crate.
-        async fn other(&self) -> SqlitePool {
-            let options = SqliteConnectOptions::new().filename(self.path());
-            SqlitePool::connect_with(options).await.unwrap()
+        #[cfg(feature = "cache")]
+        async fn other(&self) -> sqlx::SqlitePool {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path());
+            sqlx::SqlitePool::connect_with(options).await.unwrap()
         }
     }
 
@@ -130,8 +128,8 @@ mod sqlite {
         assert!(keys.verify(key).await.unwrap().allows("read"));
         let other = keys.issue(NewKey::new("user-1", "other")).await.unwrap();
         let (first, second) = tokio::join!(keys.shutdown(), keys.shutdown());
-        assert_eq!(first.unwrap(), Flushed { used: 1, upgraded: 0 });
-        assert_eq!(second.unwrap(), Flushed::default());
+        first.unwrap();
+        second.unwrap();
         // What is not cached would have to be looked up.
         let error = keys.verify(other.key.expose_secret()).await.unwrap_err();
         assert!(matches!(error, VerifyError::Unavailable(_)), "{error:?}");
@@ -361,7 +359,7 @@ mod postgres {
             keys.verify(issued.key.expose_secret()).await.is_err()
         })
         .await;
-        assert_eq!(keys.shutdown().await.unwrap(), Flushed { used: 1, upgraded: 0 });
+        keys.shutdown().await.unwrap();
     }
 
     #[cfg(feature = "redis")]
@@ -373,7 +371,7 @@ mod postgres {
         let keys = ApiKeys::options(one_secret()).redis(&redis).open(&url).await.unwrap();
         let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
         assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
-        assert_eq!(keys.shutdown().await.unwrap(), Flushed { used: 1, upgraded: 0 });
+        keys.shutdown().await.unwrap();
     }
 
     #[tokio::test]
