@@ -10,6 +10,8 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::error::{ManageError, StoreError, VerifyError};
+#[cfg(feature = "tower")]
+use crate::http::ApiKeyLayer;
 use crate::id::KeyId;
 use crate::manage::{IssuedKey, KeyManager, NewKey, Rotation};
 use crate::store::DynKeyStore;
@@ -126,6 +128,25 @@ impl ApiKeys {
     /// Those of [`KeyManager::revoke`].
     pub async fn revoke(&self, id: &KeyId, reason: Option<&str>) -> Result<(), ManageError> {
         self.0.manager.revoke(id, reason).await
+    }
+
+    /// The layer for a web service, with the usual settings. It keeps the tasks running for as long as it is
+    /// in use.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// # use axum::{Router, routing::get};
+    /// # use lexikon_auth::{ApiKeys, VerifiedKey};
+    /// # fn app(keys: &ApiKeys) -> Router {
+    /// Router::new()
+    ///     .route("/hello", get(async |key: VerifiedKey| format!("hello {}", key.owner())))
+    ///     .layer(keys.layer())
+    /// # }
+    /// # }
+    /// ```
+    #[cfg(feature = "tower")]
+    pub fn layer(&self) -> ApiKeyLayer {
+        ApiKeyLayer::new(self.0.verifier.clone()).keep(self.0.clone())
     }
 
     /// The verifier. It does not keep the tasks running.

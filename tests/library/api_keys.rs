@@ -55,6 +55,34 @@ async fn a_handle_that_is_dropped_writes_what_is_waiting() {
     .await;
 }
 
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_layer_keeps_the_tasks_running() {
+    use axum::body::Body;
+    use http::{Request, StatusCode};
+    use tower::ServiceExt;
+
+    let store = MemoryStore::new();
+    let options = ApiKeys::options(one_secret()).flush_interval(Duration::from_millis(10));
+    let keys = options.over(store.clone()).await.unwrap();
+    let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+    let app = crate::web::app(keys.layer());
+    drop(keys);
+    let mut written = None;
+    // The first use could be written by a last flush, and not the second.
+    for _ in 0..2 {
+        let request = Request::get("/required").header("X-API-Key", issued.key.expose_secret());
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let earlier = written;
+        wait_until("the use is written", async || {
+            written = store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at;
+            written > earlier
+        })
+        .await;
+    }
+}
+
 #[cfg(feature = "cache")]
 #[tokio::test]
 async fn a_cache_over_a_store_that_reports_nothing_is_not_up_to_date() {
