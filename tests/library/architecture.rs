@@ -114,7 +114,7 @@ fn read(folder: &Path, module: &[String], files: &mut BTreeMap<Names, File>) {
             read(&path, &inner, files);
         } else if name == "lib" || name == "main" {
             files.insert(Vec::new(), File::read(&path, Vec::new()));
-        } else if name != "tests" {
+        } else if name != "tests" && path.extension().is_some_and(|extension| extension == "rs") {
             files.insert(inner.clone(), File::read(&path, inner));
         }
     }
