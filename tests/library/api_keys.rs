@@ -109,7 +109,6 @@ async fn a_url_of_redis_that_cannot_be_read_is_not_repeated() {
 #[cfg(feature = "sqlite")]
 mod sqlite {
     use std::path::PathBuf;
-    use std::time::SystemTime;
 
     use lexikon_auth::admin::KeyTable;
     use lexikon_auth::store::SqliteStore;
@@ -240,14 +239,14 @@ mod sqlite {
         let folder = Folder::new();
         let store = SqliteStore::open_or_create(folder.path()).await.unwrap();
         let table = KeyTable::from(store.clone());
-        table.set_policy(LegacyPolicy::Shadow, "alice", SystemTime::now()).await.unwrap();
+        table.set_policy(LegacyPolicy::Shadow, "alice").await.unwrap();
         let policy = Policy::default().legacy(LegacyPolicy::Refuse);
 
         let pinned = ApiKeys::options(one_secret()).pinned_policy(policy);
         let pinned = pinned.over_sqlite(store.clone()).await.unwrap();
         let keys = ApiKeys::options(one_secret()).policy(policy).over_sqlite(store).await.unwrap();
         assert_eq!(keys.verifier().legacy_policy(), LegacyPolicy::Shadow);
-        table.set_policy(LegacyPolicy::UpgradeOnUse, "alice", SystemTime::now()).await.unwrap();
+        table.set_policy(LegacyPolicy::UpgradeOnUse, "alice").await.unwrap();
         wait_until("the policy changes", async || {
             keys.verifier().legacy_policy() == LegacyPolicy::UpgradeOnUse
         })
@@ -256,7 +255,7 @@ mod sqlite {
 
         // The connections are the application's own.
         keys.shutdown().await.unwrap();
-        table.set_policy(LegacyPolicy::Accept, "alice", SystemTime::now()).await.unwrap();
+        table.set_policy(LegacyPolicy::Accept, "alice").await.unwrap();
     }
 }
 
