@@ -25,39 +25,34 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// The API keys of one database, ready for use: a [`Verifier`] and a [`KeyManager`] over it, with caches, and
 /// with the tasks that keep caches and policy up to date and write last uses. Clones share all of it.
 ///
-/// ```
+/// ```no_run
 /// # #[cfg(feature = "sqlite")] {
-/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use lexikon_auth::{ApiKeys, NewKey, SecretRing};
-/// # use lexikon_auth::ServerSecret;
-/// # let folder = tempfile::tempdir()?;
-/// # let url = format!("sqlite:{}/keys.db", folder.path().display());
-/// # let url = url.as_str();
-/// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
-/// # let unused = || {
 /// let ring = SecretRing::from_env()?; // API_KEY_SECRET, made with: openssl rand -hex 32
-/// let url = "sqlite:keys.db"; // or "postgres://lexikon@localhost/lexikon"
-/// # Ok::<_, Box<dyn std::error::Error>>((ring, url)) };
-/// let keys = ApiKeys::open(url, ring).await?;
+/// let keys = ApiKeys::open("sqlite:keys.db", ring).await?; // or "postgres://lexikon@localhost/lexikon"
 ///
 /// let issued = keys.issue(NewKey::new("user-1", "deploy").scopes("read,write")).await?;
 /// let verified = keys.verify(issued.key.expose_secret()).await?;
 /// assert!(verified.allows("write"));
 ///
-/// keys.shutdown().await?; // writes what is still waiting
+/// keys.shutdown().await?; // writes last uses that are still waiting
 /// # Ok(()) }
-/// # main().unwrap();
 /// # }
 /// ```
 ///
+/// The feature `cache` gives every database a cache in memory, unless the [options](ApiKeys::options) say
+/// otherwise. What only a store has, such as `set_owner_active`, is reached through the store: open it first, and
+/// pass it to the options.
+///
 /// # Tasks
 ///
-/// The tasks run on the Tokio runtime that the handle was opened on, and end with [`shutdown`](Self::shutdown)
-/// or with the last clone. A [`verifier`](Self::verifier) that outlives them goes on: caches over a database
-/// fall back to entries of 5 seconds, the policy stays as it is, and no last use is written any more.
+/// The tasks run on the Tokio runtime that the handle was opened on, and end with [`shutdown`](Self::shutdown),
+/// or when the last clone is dropped, and the last layer made by one. Dropped, they write what is waiting in the
+/// background, if the runtime lives long enough.
 ///
-/// When the last clone is dropped without a shutdown, what is waiting is written once more in the background,
-/// if the runtime lives long enough.
+/// A [`verifier`](Self::verifier) that outlives them goes on: caches over a database fall back to entries of 5
+/// seconds, the policy stays as it is, and no last use is written any more.
 ///
 /// # Processes
 ///
