@@ -115,8 +115,8 @@ pub enum StoreError {
     ReadOnly(#[source] Box<dyn StdError + Send + Sync>),
     /// The database cannot be opened.
     #[error(
-        "the database cannot be opened; check that the path names a file that may be read and \
-         written: {0}"
+        "the database cannot be opened; check its URL, or that its path names a file that may be read \
+         and written: {0}"
     )]
     CannotOpen(#[source] Box<dyn StdError + Send + Sync>),
     /// The database is damaged, or the file is none.

@@ -1,6 +1,25 @@
 //! Issues, stores and verifies `lxk_` API keys: HMAC-SHA-256 at rest, constant-time comparison, and
 //! legacy SHA-256 hashes accepted for as long as a migration takes.
 //!
+//! `ApiKeys` is the usual set-up in one call (features `sqlite` or `postgres`):
+//!
+//! ```no_run
+//! # #[cfg(feature = "sqlite")] {
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use lexikon_auth::{ApiKeys, NewKey, SecretRing};
+//! let ring = SecretRing::from_env()?; // API_KEY_SECRET, made with: openssl rand -hex 32
+//! let keys = ApiKeys::open("sqlite:keys.db", ring).await?;
+//! let issued = keys.issue(NewKey::new("user-1", "deploy").scopes("read,write")).await?;
+//! let verified = keys.verify(issued.key.expose_secret()).await?;
+//! assert!(verified.allows("write"));
+//! keys.shutdown().await?;
+//! # Ok(()) }
+//! # }
+//! ```
+//!
+//! It is made of parts, which need no feature: a [`KeyManager`] and a [`Verifier`] over one of the stores of
+//! [`store`].
+//!
 //! ```
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! use lexikon_auth::{KeyManager, NewKey, SecretRing, ServerSecret, Verifier};
@@ -42,7 +61,7 @@
 //! | none | keys, secrets, verification, management, [`MemoryStore`](store::MemoryStore), [`DynKeyStore`](store::DynKeyStore) | ten direct dependencies |
 //! | `sqlite` | `store::SqliteStore`: the tables of the lexikon service as they are, or the same ones in an empty file, which is in WAL mode; `admin`; `ApiKeys` by URL | sqlx with bundled SQLite, time, jiff, on Linux inotify; implies `tokio` |
 //! | `postgres` | `store::PostgresStore`: the same in PostgreSQL, one prepared statement a verification; `admin`; `ApiKeys` by URL | sqlx, jiff; implies `tokio` |
-//! | `tls-rustls`, `tls-native-tls` | connections to PostgreSQL and Redis behind TLS | the TLS of sqlx and redis |
+//! | `tls-rustls`, `tls-native-tls` | TLS to PostgreSQL (`sslmode=`) and Redis (`rediss://`), with the authorities that the operating system trusts. Take one of the two | rustls with ring; or native-tls, on Linux with OpenSSL |
 //! | `cache` | `store::CachedStore`: a cache in memory over any store | quick_cache; implies `tokio` |
 //! | `redis` | `store::RedisStore`: a second level of cache that instances share | redis; implies `tokio` |
 //! | `tokio` | `ApiKeys` over any store; `tasks`: last uses written on a timer, caches told of changes made elsewhere, a policy that is followed | tokio (`rt`, `sync`, `time`, `macros`) |
@@ -67,6 +86,8 @@
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod admin;
+#[cfg(feature = "tokio")]
+mod api_keys;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -90,6 +111,8 @@ mod util;
 mod verify;
 mod write_behind;
 
+#[cfg(feature = "tokio")]
+pub use api_keys::{ApiKeys, ApiKeysOptions};
 pub use crypto::key::ApiKey;
 pub use crypto::secret::{SecretError, SecretRing, ServerSecret};
 pub use error::{ManageError, Refusal, StoreError, VerifyError};

@@ -25,6 +25,8 @@ use crate::record::{KeyRecord, KeyUpdate};
 #[cfg(feature = "cache")]
 mod cached;
 pub(crate) mod change;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod database_url;
 mod dyn_store;
 #[cfg(any(feature = "cache", feature = "redis"))]
 mod freshness;
@@ -45,6 +47,8 @@ mod write_through;
 #[cfg(feature = "cache")]
 pub use cached::{CacheCounts, CacheOptions, CachedStore};
 pub use change::{Change, ChangeFeed, FeedEvent, FeedEventKind, FeedOrigin, Message, Subscription};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use dyn_store::DynKeyStore;
 pub use memory::MemoryStore;
 pub use policy_source::PolicySource;

@@ -139,6 +139,12 @@ impl ApiKeyLayer {
         self.with(|settings| settings.throttle = Some(throttle))
     }
 
+    /// Keeps `value` from being dropped for as long as the layer is in use.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn keep(self, value: Arc<dyn Send + Sync>) -> Self {
+        self.with(|settings| settings.kept = Some(value))
+    }
+
     fn with(mut self, set: impl FnOnce(&mut Settings)) -> Self {
         set(Arc::make_mut(&mut self.settings));
         self

@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) notice: Option<ApiKeyNotice>,
     pub(crate) responder: Arc<Responder>,
     pub(crate) throttle: Option<Throttle>,
+    /// Not dropped as long as the layer is in use.
+    pub(crate) kept: Option<Arc<dyn Send + Sync>>,
 }
 
 /// What to do with a request.
@@ -44,6 +46,7 @@ impl Settings {
             notice: None,
             responder: Arc::default(),
             throttle: None,
+            kept: None,
         }
     }
 

@@ -14,8 +14,9 @@ use crate::id::{KeyId, OwnerId};
 use crate::record::KeyRecord;
 use crate::record::KeyUpdate;
 
-/// Any store behind one type, for callers who choose it at run time. Each call costs one allocation;
-/// clones share the store.
+/// Any store behind one type, for callers who choose it at run time. Each call costs one allocation, but for
+/// a look-up that is [answered at once](KeyLookup::find_now), as by a cache, which costs none. Clones share the
+/// store.
 ///
 /// What only one kind of store has, such as `set_owner_active`, `extend_schema` and `close`, is reached
 /// through a clone of the bare store, kept from before it was wrapped; `extend_schema` comes first of all,
@@ -148,7 +149,10 @@ impl<S: KeyStore> Erased for S {
 
 impl KeyLookup for DynKeyStore {
     async fn find(&self, candidates: &Candidates) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        self.0.find(candidates).await
+        match self.0.find_now(candidates) {
+            Some(answer) => Ok(answer),
+            None => self.0.find(candidates).await,
+        }
     }
 
     fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {

@@ -11,6 +11,7 @@
 pub(crate) mod connection;
 mod feed;
 mod keys;
+mod reach;
 pub(crate) mod row;
 pub(crate) mod schema;
 mod time_zone;
@@ -27,6 +28,7 @@ use sqlx::{Connection, FromRow, SqlStr};
 
 use self::connection::{Connections, is_broken, limited, unavailable};
 pub use self::feed::PostgresFeed;
+use self::reach::reach;
 use self::row::Timestamp;
 use super::sql::{INSERT_SECRET, POLICIES, SELECT_POLICY, SELECT_SECRETS, Schema, Statements};
 use super::sql::{constant, knows, policy, require_secrets};
@@ -72,13 +74,15 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects with the options of sqlx 0.9: up to 10 connections, 2 seconds to wait for one, and as
-    /// long for an answer. TLS is a matter of the options and of sqlx's features, which the application
-    /// chooses.
+    /// long for an answer. For TLS, say so in the options, and enable the feature `tls-rustls` or
+    /// `tls-native-tls`.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the server does not answer, [`StoreError::Schema`] when the
-    /// schema holds other tables.
+    /// With the cause in its text, and never the password: [`StoreError::Unavailable`] when the server does
+    /// not answer, [`StoreError::CannotOpen`] when it does not let this in, or the options are wrong;
+    /// [`StoreError::Schema`] when the schema holds other tables.
     pub async fn connect(options: PgConnectOptions) -> Result<Self, StoreError> {
+        reach(&options, PATIENCE).await?;
         let pool = PgPoolOptions::new()
             .acquire_timeout(PATIENCE)
             // A broken connection shows in the statement itself; a ping before each would double the

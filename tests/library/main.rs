@@ -1,5 +1,6 @@
 //! The tests of the library that need no process of their own. Each module says which features it needs.
 
+mod api_keys;
 mod architecture;
 mod cache;
 mod cancellation;
@@ -33,6 +34,7 @@ mod sqlite_feed;
 mod table;
 mod throttle;
 mod time_zone;
+mod tls;
 mod usage;
 mod verify;
 

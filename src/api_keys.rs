@@ -1,0 +1,9 @@
+//! One handle for the usual: a database, its caches, and all that has to run beside them.
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod database;
+mod keys;
+mod options;
+
+pub use self::keys::ApiKeys;
+pub use self::options::ApiKeysOptions;

@@ -1,0 +1,281 @@
+//! The settings of a handle, and what it is put together from.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::keys::{ApiKeys, Close, Running, Shared};
+use crate::clock::{Clock, SystemClock};
+use crate::crypto::secret::SecretRing;
+use crate::error::StoreError;
+use crate::manage::KeyManager;
+use crate::policy::Policy;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+use crate::store::TimeZone;
+#[cfg(feature = "cache")]
+use crate::store::{CacheOptions, CachedStore};
+use crate::store::{DynKeyStore, KeyStore};
+#[cfg(feature = "redis")]
+use crate::store::{RedisOptions, RedisStore};
+use crate::tasks::{DEFAULT_FLUSH_INTERVAL, Follower, PolicyFollower};
+use crate::verify::Verifier;
+
+#[cfg(feature = "redis")]
+const BAD_REDIS: &str = "the URL of Redis cannot be read; write it as redis://:password@host:port/number, or \
+    as rediss:// with the feature tls-rustls or tls-native-tls of lexikon-auth";
+
+/// The settings of [`ApiKeys`].
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[cfg(all(feature = "postgres", feature = "redis", feature = "cache"))] {
+/// use lexikon_auth::store::CacheOptions;
+/// use lexikon_auth::{ApiKeys, LegacyPolicy, Policy, SecretRing};
+/// let keys = ApiKeys::options(SecretRing::from_env()?)
+///     .policy(Policy::default().legacy(LegacyPolicy::Refuse))
+///     .cache(CacheOptions::default().max_bytes(8 << 20))
+///     .redis("redis://localhost/")
+///     .open("postgres://lexikon@localhost/lexikon")
+///     .await?;
+/// # }
+/// # Ok(()) }
+/// ```
+#[must_use = "settings do nothing until a database is opened with them"]
+pub struct ApiKeysOptions {
+    pub(super) ring: SecretRing,
+    policy: Policy,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) is_policy_pinned: bool,
+    clock: Arc<dyn Clock>,
+    flush_interval: Duration,
+    #[cfg(feature = "cache")]
+    cache: Cache,
+    #[cfg(feature = "redis")]
+    redis: Option<redis::RedisResult<redis::Client>>,
+    #[cfg(feature = "redis")]
+    redis_options: RedisOptions,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) extends_schema: bool,
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) time_zone: Option<TimeZone>,
+}
+
+/// Whether there is a cache in memory.
+#[cfg(feature = "cache")]
+enum Cache {
+    /// Over a database there is.
+    Usual,
+    With(CacheOptions),
+    Without,
+}
+
+impl ApiKeys {
+    /// The settings to open a database with, or to use a store with.
+    pub fn options(ring: SecretRing) -> ApiKeysOptions {
+        ApiKeysOptions::new(ring)
+    }
+}
+
+impl ApiKeysOptions {
+    fn new(ring: SecretRing) -> Self {
+        Self {
+            ring,
+            policy: Policy::default(),
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            is_policy_pinned: false,
+            clock: Arc::new(SystemClock),
+            flush_interval: DEFAULT_FLUSH_INTERVAL,
+            #[cfg(feature = "cache")]
+            cache: Cache::Usual,
+            #[cfg(feature = "redis")]
+            redis: None,
+            #[cfg(feature = "redis")]
+            redis_options: RedisOptions::default(),
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            extends_schema: false,
+            #[cfg(any(feature = "postgres", feature = "sqlite"))]
+            time_zone: None,
+        }
+    }
+
+    /// Sets the policy. What it says of legacy keys holds as long as the database says nothing: operators
+    /// set the policy of all instances with `lxk migrate policy`.
+    pub fn policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Sets the policy, whatever the database says.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub fn pinned_policy(self, policy: Policy) -> Self {
+        Self { policy, is_policy_pinned: true, ..self }
+    }
+
+    /// Sets the clock.
+    pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Sets how often last uses and hash upgrades are written. Default 30 seconds.
+    pub fn flush_interval(self, interval: Duration) -> Self {
+        Self { flush_interval: interval, ..self }
+    }
+
+    /// Sets the size of the cache in memory, and how long its entries are used.
+    ///
+    /// A database has a cache of the default size without this. A store that is [given](Self::over) has
+    /// none: what changes it past this handle is noticed after
+    /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed).
+    #[cfg(feature = "cache")]
+    pub fn cache(self, options: CacheOptions) -> Self {
+        Self { cache: Cache::With(options), ..self }
+    }
+
+    /// Has no cache in memory: every verification is a look-up.
+    #[cfg(feature = "cache")]
+    pub fn without_cache(self) -> Self {
+        Self { cache: Cache::Without, ..self }
+    }
+
+    /// Puts a cache in Redis, which instances share, between the database and the cache in memory. Redis
+    /// that is down, at the start too, is bypassed until it is there.
+    #[cfg(feature = "redis")]
+    pub fn redis(self, url: &str) -> Self {
+        Self { redis: Some(redis::Client::open(url)), ..self }
+    }
+
+    /// The same for a client that the application has set up, such as with certificates of its own.
+    #[cfg(feature = "redis")]
+    pub fn redis_client(self, client: redis::Client) -> Self {
+        Self { redis: Some(Ok(client)), ..self }
+    }
+
+    /// Sets what entries in Redis are called, and how long they live.
+    #[cfg(feature = "redis")]
+    pub fn redis_options(self, options: RedisOptions) -> Self {
+        Self { redis_options: options, ..self }
+    }
+
+    /// Adds to the lexikon service's own tables what is missing of the extension, by
+    /// `extend_schema` of the store, such as what reports changes. Without this the tables stay as they
+    /// are: caches use entries for 5 seconds at most, and any secret is taken for the right one.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub fn extend_schema(self) -> Self {
+        Self { extends_schema: true, ..self }
+    }
+
+    /// Sets the time zone that the lexikon service ran in, by `with_time_zone` of the store. A database
+    /// that keeps one needs this no more.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub fn time_zone(self, zone: TimeZone) -> Self {
+        Self { time_zone: Some(zone), ..self }
+    }
+
+    /// Uses any store. It is taken for ready: neither are its secrets checked nor its schema extended, and
+    /// no changes are followed.
+    ///
+    /// # Errors
+    /// [`StoreError::CannotOpen`] when the URL of Redis cannot be read.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, as [`tokio::spawn`] does.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use lexikon_auth::{SecretRing, ServerSecret};
+    /// use lexikon_auth::ApiKeys;
+    /// use lexikon_auth::store::MemoryStore;
+    /// # let ring = SecretRing::new(ServerSecret::new(&ServerSecret::generate()?)?);
+    /// let keys = ApiKeys::options(ring).over(MemoryStore::new()).await?;
+    /// # keys.shutdown().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn over(self, store: impl KeyStore + 'static) -> Result<ApiKeys, StoreError> {
+        let layers = self.with_caches(DynKeyStore::new(store), false).await?;
+        let verifier = self.verifier(&layers);
+        Ok(self.start(layers, verifier, Tasks::default()))
+    }
+
+    /// Puts the caches over a store.
+    pub(super) async fn with_caches(
+        &self,
+        store: DynKeyStore,
+        is_database: bool,
+    ) -> Result<Layers, StoreError> {
+        let layers = Layers { store, is_cached: false };
+        #[cfg(feature = "redis")]
+        let layers = self.with_redis(layers).await?;
+        #[cfg(feature = "cache")]
+        let layers = self.with_cache(layers, is_database);
+        #[cfg(not(feature = "cache"))]
+        let _ = is_database;
+        Ok(layers)
+    }
+
+    #[cfg(feature = "redis")]
+    async fn with_redis(&self, layers: Layers) -> Result<Layers, StoreError> {
+        let Some(client) = &self.redis else { return Ok(layers) };
+        // The error is not told: it may hold a part of the URL.
+        let client = client.as_ref().map_err(|_| StoreError::CannotOpen(BAD_REDIS.into()))?;
+        let (client, options) = (client.clone(), self.redis_options.clone());
+        let store = RedisStore::new(layers.store, client, &self.ring, options).await;
+        Ok(Layers { store: DynKeyStore::new(store), is_cached: true })
+    }
+
+    #[cfg(feature = "cache")]
+    fn with_cache(&self, layers: Layers, is_database: bool) -> Layers {
+        let options = match &self.cache {
+            Cache::Usual if is_database => CacheOptions::default(),
+            Cache::With(options) => options.clone(),
+            Cache::Usual | Cache::Without => return layers,
+        };
+        let store = CachedStore::with_options(layers.store, options);
+        Layers { store: DynKeyStore::new(store), is_cached: true }
+    }
+
+    pub(super) fn verifier(&self, layers: &Layers) -> Arc<Verifier<DynKeyStore>> {
+        let verifier = Verifier::new(layers.store.clone(), self.ring.clone());
+        Arc::new(verifier.with_policy(self.policy).with_clock(self.clock.clone()))
+    }
+
+    pub(super) fn start(
+        self,
+        layers: Layers,
+        verifier: Arc<Verifier<DynKeyStore>>,
+        tasks: Tasks,
+    ) -> ApiKeys {
+        let Tasks { follower, policy_follower, close } = tasks;
+        let flusher = verifier.spawn_flush(self.flush_interval);
+        ApiKeys::new(Shared {
+            verifier,
+            manager: KeyManager::new(layers.store, &self.ring).with_clock(self.clock),
+            is_cached: layers.is_cached,
+            follower: Mutex::new(follower),
+            running: AsyncMutex::new(Some(Running { flusher, policy_follower, close })),
+        })
+    }
+}
+
+impl fmt::Debug for ApiKeysOptions {
+    /// Without the URL of Redis, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("ApiKeysOptions");
+        debug.field("ring", &self.ring).field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// A store with its caches.
+pub(super) struct Layers {
+    pub(super) store: DynKeyStore,
+    pub(super) is_cached: bool,
+}
+
+/// What runs beside a database, and ends with the handle.
+#[derive(Default)]
+pub(super) struct Tasks {
+    pub(super) follower: Option<Follower>,
+    pub(super) policy_follower: Option<PolicyFollower>,
+    pub(super) close: Option<Close>,
+}

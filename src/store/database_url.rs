@@ -1,0 +1,243 @@
+//! The URL of a database, in the forms that programs beside this one write it in.
+
+use std::fmt;
+#[cfg(feature = "sqlite")]
+use std::path::PathBuf;
+use std::str::FromStr;
+
+#[cfg(feature = "postgres")]
+use sqlx::postgres::PgConnectOptions;
+#[cfg(feature = "sqlite")]
+use sqlx::sqlite::SqliteConnectOptions;
+
+const UNKNOWN: &str = "the database URL begins with neither sqlite: nor postgres:; write it as \
+    sqlite:path/to/keys.db or postgres://user:password@host:port/database";
+#[cfg(feature = "sqlite")]
+const NOT_SQLITE: &str = "the database URL cannot be read; write it as sqlite:path/to/keys.db, with \
+    ?mode=rw where the file must be there already";
+#[cfg(feature = "sqlite")]
+const NO_FILE: &str = "the database URL names no file; write it as sqlite:path/to/keys.db, and for keys \
+    in memory use a MemoryStore";
+#[cfg(feature = "postgres")]
+const NOT_POSTGRES: &str = "the database URL cannot be read; write it as \
+    postgres://user:password@host:port/database";
+#[cfg(not(feature = "sqlite"))]
+const NEEDS_SQLITE: &str =
+    "the database URL is one of SQLite; enable the feature sqlite of lexikon-auth";
+#[cfg(not(feature = "postgres"))]
+const NEEDS_POSTGRES: &str =
+    "the database URL is one of PostgreSQL; enable the feature postgres of lexikon-auth";
+
+/// Where a database is.
+///
+/// | URL | database |
+/// | --- | --- |
+/// | `sqlite:keys.db`, `sqlite://keys.db` | a file in the current folder |
+/// | `sqlite:/var/lib/keys.db`, `sqlite:///var/lib/keys.db` | a file by its absolute path |
+/// | `sqlite:keys.db?mode=rw` | a file that has to be there; without it, or with `rwc`, a missing one is created |
+/// | `postgres://user:password@host:5432/database` | PostgreSQL, with the parameters of [`PgConnectOptions`], such as `sslmode=verify-full` |
+/// | `postgresql+asyncpg://…`, `sqlite+aiosqlite:///keys.db` | as SQLAlchemy writes them |
+///
+/// SQLAlchemy counts slashes in another way: with a driver, `sqlite+aiosqlite:///keys.db` is a file in the
+/// current folder, and four slashes make the path absolute. Without one, `sqlite:///keys.db` is absolute
+/// here, and a file in the current folder there: to share such a URL, write four slashes and the whole path.
+///
+/// What is percent-encoded is decoded. A database in memory has no URL: see
+/// [`MemoryStore`](crate::store::MemoryStore).
+///
+/// `Debug` shows no password.
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] {
+/// use lexikon_auth::store::DatabaseUrl;
+/// let url: DatabaseUrl = "sqlite+aiosqlite:////var/lib/lexikon/keys.db?mode=rw".parse().unwrap();
+/// assert!(matches!(url, DatabaseUrl::Sqlite { path, is_created: false }
+///     if path.as_os_str() == "/var/lib/lexikon/keys.db"));
+/// # }
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum DatabaseUrl {
+    /// A database file of SQLite.
+    #[cfg(feature = "sqlite")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// Whether it is to be created where there is none.
+        is_created: bool,
+    },
+    /// A database of PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(PgConnectOptions),
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = DatabaseUrlError;
+
+    fn from_str(url: &str) -> Result<Self, DatabaseUrlError> {
+        let (scheme, rest) = url.split_once(':').ok_or(DatabaseUrlError(UNKNOWN))?;
+        let (dialect, driver) = match scheme.split_once('+') {
+            Some((dialect, driver)) => (dialect, Some(driver)),
+            None => (scheme, None),
+        };
+        match dialect {
+            "sqlite" => sqlite(rest, driver.is_some()),
+            "postgres" | "postgresql" => postgres(rest),
+            _ => Err(DatabaseUrlError(UNKNOWN)),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { path, is_created } => f
+                .debug_struct("Sqlite")
+                .field("path", path)
+                .field("is_created", is_created)
+                .finish(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(options) => {
+                let mut debug = f.debug_struct("Postgres");
+                debug.field("host", &options.get_host()).field("port", &options.get_port());
+                debug.field("database", &options.get_database()).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// Says how to write a URL of a database, and nothing of the one that was given, which may hold a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DatabaseUrlError(&'static str);
+
+#[cfg(feature = "sqlite")]
+fn sqlite(rest: &str, is_of_sqlalchemy: bool) -> Result<DatabaseUrl, DatabaseUrlError> {
+    let (name, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let name = match name.strip_prefix("//") {
+        // Behind an empty host and a slash, which are not part of the path.
+        Some(path) if is_of_sqlalchemy => path.strip_prefix('/').unwrap_or_default(),
+        Some(path) => path,
+        None => name,
+    };
+    if matches!(name, "" | "/" | ":memory:" | "/:memory:") {
+        return Err(DatabaseUrlError(NO_FILE));
+    }
+    let is_created = match parameters {
+        "" | "mode=rwc" => true,
+        "mode=rw" => false,
+        _ => return Err(DatabaseUrlError(NOT_SQLITE)),
+    };
+    // Decodes the name.
+    let options = SqliteConnectOptions::from_str(&format!("sqlite:{name}"));
+    let options = options.map_err(|_| DatabaseUrlError(NOT_SQLITE))?;
+    Ok(DatabaseUrl::Sqlite { path: options.get_filename().to_owned(), is_created })
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_: &str, _: bool) -> Result<DatabaseUrl, DatabaseUrlError> {
+    Err(DatabaseUrlError(NEEDS_SQLITE))
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
+    // asyncpg's name for it. sqlx would pass over a parameter that it does not know, and with this one over
+    // what it asks for.
+    let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let parameters = format!("&{parameters}").replace("&ssl=", "&sslmode=");
+    let options = format!("postgres:{place}?{parameters}").parse();
+    let options = options.map_err(|_| DatabaseUrlError(NOT_POSTGRES))?;
+    Ok(DatabaseUrl::Postgres(options))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
+    Err(DatabaseUrlError(NEEDS_POSTGRES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(url: &str) -> &'static str {
+        url.parse::<DatabaseUrl>().expect_err(url).0
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[test]
+    fn files_are_named_as_sqlx_and_as_sqlalchemy_do() {
+        for (url, expected, expected_creation) in [
+            ("sqlite:keys.db", "keys.db", true),
+            ("sqlite://keys.db", "keys.db", true),
+            ("sqlite:///var/keys.db", "/var/keys.db", true),
+            ("sqlite:/var/keys.db?mode=rwc", "/var/keys.db", true),
+            ("sqlite:keys.db?mode=rw", "keys.db", false),
+            ("sqlite:of%20mine%3F.db", "of mine?.db", true),
+            ("sqlite+aiosqlite:///keys.db", "keys.db", true),
+            ("sqlite+aiosqlite:////var/keys.db", "/var/keys.db", true),
+            ("sqlite+pysqlite:///./keys.db?mode=rw", "./keys.db", false),
+        ] {
+            match url.parse() {
+                Ok(DatabaseUrl::Sqlite { path, is_created }) => {
+                    assert_eq!(path.as_os_str(), expected, "{url}");
+                    assert_eq!(is_created, expected_creation, "{url}");
+                }
+                other => panic!("{url}: {other:?}"),
+            }
+        }
+        for url in ["sqlite:", "sqlite://", "sqlite::memory:", "sqlite:///:memory:"] {
+            assert_eq!(problem(url), NO_FILE, "{url}");
+        }
+        for url in ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:"] {
+            assert_eq!(problem(url), NO_FILE, "{url}");
+        }
+        // What would be passed over is refused.
+        for url in ["sqlite:keys.db?mode=ro", "sqlite:keys.db?mode=rw&cache=shared"] {
+            assert_eq!(problem(url), NOT_SQLITE, "{url}");
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn drivers_of_sqlalchemy_are_passed_over_and_their_tls_is_not() {
+        use sqlx::postgres::PgSslMode;
+        for scheme in ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg"] {
+            let url = format!("{scheme}://lexikon:p%40ss@db.example.org:6432/keys?ssl=verify-full");
+            let url: DatabaseUrl = url.parse().unwrap();
+            let text = format!("{url:?} {url:#?}");
+            assert!(!text.contains("p@ss") && !text.contains("p%40ss"), "{text}");
+            #[allow(irrefutable_let_patterns)] // the only variant without the feature `sqlite`
+            let DatabaseUrl::Postgres(options) = url else { panic!("{text}") };
+            assert_eq!(options.get_host(), "db.example.org");
+            assert_eq!(options.get_port(), 6432);
+            assert_eq!(options.get_username(), "lexikon");
+            assert_eq!(options.get_database(), Some("keys"));
+            assert!(matches!(options.get_ssl_mode(), PgSslMode::VerifyFull), "{text}");
+        }
+        let url = "postgresql+asyncpg://host/keys?application_name=a&ssl=nonsense";
+        assert_eq!(problem(url), NOT_POSTGRES);
+        assert_eq!(problem("postgres://user:secret@host:not-a-port/keys"), NOT_POSTGRES);
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_database_is_not_repeated() {
+        for url in
+            ["", "keys.db", "mysql://root:secret@host/keys", "file:keys.db", "Sqlite:keys.db"]
+        {
+            assert_eq!(problem(url), UNKNOWN, "{url}");
+        }
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[test]
+    fn the_feature_that_is_missing_is_named() {
+        assert!(problem("postgresql+asyncpg://host/keys").contains("feature postgres"));
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[test]
+    fn the_feature_that_is_missing_is_named() {
+        assert!(problem("sqlite:keys.db").contains("feature sqlite"));
+    }
+}

@@ -1,0 +1,415 @@
+//! The one handle for the usual: what it puts together, what it says where it cannot, and how it ends.
+#![cfg(feature = "tokio")]
+
+use std::time::Duration;
+
+use lexikon_auth::store::{KeyStore, MemoryStore};
+use lexikon_auth::{ApiKeys, NewKey};
+use lexikon_auth_tests::one_secret;
+use tokio::time::{sleep, timeout};
+
+/// How long a test waits for what has to come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !is_so().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+}
+
+#[tokio::test]
+async fn a_store_in_memory_needs_no_more_than_its_handle() {
+    let store = MemoryStore::new();
+    let keys = ApiKeys::options(one_secret()).over(store.clone()).await.unwrap();
+    assert!(keys.is_following(), "nothing is cached");
+    let issued = keys.issue(NewKey::new("user-1", "deploy").scopes("read")).await.unwrap();
+    assert!(keys.verify(issued.key.expose_secret()).await.unwrap().allows("read"));
+
+    keys.clone().shutdown().await.unwrap();
+    let kept = store.find_by_id(&issued.record.id).await.unwrap().unwrap();
+    assert!(kept.last_used_at.is_some());
+    // The store is the application's own, and goes on; nobody writes last uses any more.
+    assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
+    keys.shutdown().await.unwrap();
+
+    keys.revoke(&issued.record.id, None).await.unwrap();
+    assert!(keys.verify(issued.key.expose_secret()).await.is_err(), "nothing is cached");
+}
+
+#[tokio::test]
+async fn a_handle_that_is_dropped_writes_what_is_waiting() {
+    let store = MemoryStore::new();
+    let keys = ApiKeys::options(one_secret()).over(store.clone()).await.unwrap();
+    let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+    drop(keys.verify(issued.key.expose_secret()).await.unwrap());
+    drop(keys.clone());
+    assert!(store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at.is_none());
+    drop(keys);
+    wait_until("the last use is written", async || {
+        store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at.is_some()
+    })
+    .await;
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_layer_keeps_the_tasks_running() {
+    use axum::body::Body;
+    use http::{Request, StatusCode};
+    use tower::ServiceExt;
+
+    let store = MemoryStore::new();
+    let options = ApiKeys::options(one_secret()).flush_interval(Duration::from_millis(10));
+    let keys = options.over(store.clone()).await.unwrap();
+    let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+    let app = crate::web::app(keys.layer());
+    drop(keys);
+    let mut written = None;
+    // The first use could be written by a last flush, and not the second.
+    for _ in 0..2 {
+        let request = Request::get("/required").header("X-API-Key", issued.key.expose_secret());
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let earlier = written;
+        wait_until("the use is written", async || {
+            written = store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at;
+            written > earlier
+        })
+        .await;
+    }
+}
+
+#[cfg(feature = "cache")]
+#[tokio::test]
+async fn a_cache_over_a_store_that_reports_nothing_is_not_up_to_date() {
+    use lexikon_auth::store::CacheOptions;
+    let options = ApiKeys::options(one_secret()).cache(CacheOptions::default());
+    let keys = options.over(MemoryStore::new()).await.unwrap();
+    assert!(!keys.is_following());
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn a_url_of_redis_that_cannot_be_read_is_not_repeated() {
+    use lexikon_auth::StoreError;
+    use lexikon_auth_tests::{assert_reveals_nothing, debugged, printed};
+    let password = "a-password-of-redis";
+    let options = ApiKeys::options(one_secret()).redis(&format!("rediss://:{password}@host:port/"));
+    assert_reveals_nothing(&debugged(&options), password);
+    let error = options.over(MemoryStore::new()).await.unwrap_err();
+    assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+    assert!(error.to_string().contains("URL of Redis"), "{error}");
+    assert_reveals_nothing(&printed(&error), password);
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use std::path::PathBuf;
+
+    use lexikon_auth::admin::KeyTable;
+    use lexikon_auth::store::SqliteStore;
+    use lexikon_auth::{LegacyPolicy, Policy, SecretRing, StoreError, VerifyError};
+    use lexikon_auth_tests::{SECRETS, data, ring};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A folder for a database.
+    struct Folder(TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.path().join("keys.db")
+        }
+
+        fn url(&self) -> String {
+            format!("sqlite:{}", self.path().display())
+        }
+
+        async fn open(&self) -> ApiKeys {
+            ApiKeys::open(&self.url(), one_secret()).await.unwrap()
+        }
+
+        /// Somebody else with access to the file, who does not use this crate.
+        #[cfg(feature = "cache")]
+        async fn other(&self) -> sqlx::SqlitePool {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path());
+            sqlx::SqlitePool::connect_with(options).await.unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn one_call_opens_a_database_and_another_ends_it() {
+        let folder = Folder::new();
+        let keys = folder.open().await;
+        let issued = keys.issue(NewKey::new("user-1", "deploy").scopes("read")).await.unwrap();
+        let key = issued.key.expose_secret();
+        assert!(keys.verify(key).await.unwrap().allows("read"));
+        let other = keys.issue(NewKey::new("user-1", "other")).await.unwrap();
+        let (first, second) = tokio::join!(keys.shutdown(), keys.shutdown());
+        first.unwrap();
+        second.unwrap();
+        // What is not cached would have to be looked up.
+        let error = keys.verify(other.key.expose_secret()).await.unwrap_err();
+        assert!(matches!(error, VerifyError::Unavailable(_)), "{error:?}");
+
+        let again =
+            ApiKeys::open(&format!("{}?mode=rw", folder.url()), one_secret()).await.unwrap();
+        assert!(again.verify(key).await.is_ok());
+        let record = again.manager().find(&issued.record.id).await.unwrap().unwrap();
+        assert!(record.last_used_at.is_some(), "the shutdown wrote it");
+        again.shutdown().await.unwrap();
+    }
+
+    #[cfg(feature = "cache")]
+    #[tokio::test]
+    async fn a_change_that_somebody_else_makes_reaches_the_cache() {
+        use lexikon_auth::store::CacheOptions;
+        let folder = Folder::new();
+        let hour = Duration::from_secs(3600);
+        let options = CacheOptions::default().max_age(hour).max_age_unfollowed(hour);
+        let keys = ApiKeys::options(one_secret()).cache(options).open(&folder.url()).await.unwrap();
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        for _ in 0..3 {
+            assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
+        }
+        let revoke = "UPDATE api_keys SET is_active = 0";
+        sqlx::query(revoke).execute(&folder.other().await).await.unwrap();
+        wait_until("the key is refused", async || {
+            keys.verify(issued.key.expose_secret()).await.is_err()
+        })
+        .await;
+        keys.shutdown().await.unwrap();
+        assert!(!keys.is_following());
+    }
+
+    #[tokio::test]
+    async fn another_secret_than_the_first_one_is_refused() {
+        let folder = Folder::new();
+        folder.open().await.shutdown().await.unwrap();
+        let error = ApiKeys::open(&folder.url(), ring(&SECRETS[1..2])).await.unwrap_err();
+        assert!(matches!(error, StoreError::UnknownSecret { .. }), "{error:?}");
+        let both: SecretRing = ring(&SECRETS[..2]);
+        ApiKeys::open(&folder.url(), both).await.unwrap().shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_opened_is_named() {
+        let folder = Folder::new();
+        let url = format!("{}?mode=rw", folder.url());
+        let error = ApiKeys::open(&url, one_secret()).await.unwrap_err();
+        assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+        assert!(error.to_string().contains(folder.path().to_str().unwrap()), "{error}");
+        assert!(!folder.path().exists());
+        for url in ["sqlite::memory:", "keys.db", "mysql://root@localhost/keys"] {
+            let error = ApiKeys::open(url, one_secret()).await.unwrap_err();
+            assert!(matches!(error, StoreError::CannotOpen(_)), "{url}: {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tables_of_the_service_stay_as_they_are_unless_they_are_to_be_extended() {
+        let folder = Folder::new();
+        std::fs::write(folder.path(), data::SQLITE).unwrap();
+        // It waits for nothing that cannot come.
+        let keys = timeout(PATIENCE, folder.open()).await.unwrap();
+        assert!(!cfg!(feature = "cache") || !keys.is_following());
+        keys.shutdown().await.unwrap();
+        assert_eq!(std::fs::read(folder.path()).unwrap(), data::SQLITE);
+
+        let options = ApiKeys::options(one_secret()).time_zone("Europe/Paris".parse().unwrap());
+        let keys = options.extend_schema().open(&folder.url()).await.unwrap();
+        wait_until("changes are reported", async || keys.is_following()).await;
+        keys.shutdown().await.unwrap();
+        let table = KeyTable::from(SqliteStore::open(folder.path()).await.unwrap());
+        assert!(table.is_extended());
+        assert_eq!(table.time_zone().name(), "Europe/Paris");
+    }
+
+    #[tokio::test]
+    async fn the_policy_of_the_database_is_followed_unless_it_is_pinned() {
+        let folder = Folder::new();
+        let store = SqliteStore::open_or_create(folder.path()).await.unwrap();
+        let table = KeyTable::from(store.clone());
+        table.set_policy(LegacyPolicy::Shadow, "alice").await.unwrap();
+        let policy = Policy::default().legacy(LegacyPolicy::Refuse);
+
+        let pinned = ApiKeys::options(one_secret()).pinned_policy(policy);
+        let pinned = pinned.over_sqlite(store.clone()).await.unwrap();
+        let keys = ApiKeys::options(one_secret()).policy(policy).over_sqlite(store).await.unwrap();
+        assert_eq!(keys.verifier().legacy_policy(), LegacyPolicy::Shadow);
+        table.set_policy(LegacyPolicy::UpgradeOnUse, "alice").await.unwrap();
+        wait_until("the policy changes", async || {
+            keys.verifier().legacy_policy() == LegacyPolicy::UpgradeOnUse
+        })
+        .await;
+        assert_eq!(pinned.verifier().legacy_policy(), LegacyPolicy::Refuse);
+
+        // The connections are the application's own.
+        keys.shutdown().await.unwrap();
+        table.set_policy(LegacyPolicy::Accept, "alice").await.unwrap();
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::net::TcpListener;
+
+    use lexikon_auth::StoreError;
+    use lexikon_auth::store::PostgresStore;
+    use lexikon_auth_tests::postgres::{Server, database};
+    use lexikon_auth_tests::{assert_reveals_nothing, printed};
+    use sqlx::postgres::{PgConnectOptions, PgPool};
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    const PASSWORD: &str = "a-password-of-lexikon";
+
+    fn url(options: &PgConnectOptions) -> String {
+        let (port, database) = (options.get_port(), options.get_database().unwrap());
+        format!("postgresql+asyncpg://postgres:{PASSWORD}@127.0.0.1:{port}/{database}")
+    }
+
+    /// The error of opening, which reveals no password.
+    async fn error_of(url: &str) -> StoreError {
+        let error = ApiKeys::open(url, one_secret()).await.unwrap_err();
+        assert_reveals_nothing(&printed(&error), PASSWORD);
+        error
+    }
+
+    /// A port on which nobody listens for as long as this is held.
+    struct ClosedPort(TcpSocket);
+
+    impl ClosedPort {
+        fn new() -> Self {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            Self(socket)
+        }
+
+        fn number(&self) -> u16 {
+            self.0.local_addr().unwrap().port()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_said() {
+        let closed = ClosedPort::new();
+        let port = closed.number();
+        let error = error_of(&format!("postgres://me:{PASSWORD}@127.0.0.1:{port}/keys")).await;
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("Connection refused"), "{text}");
+        assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_is_said() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let error = error_of(&format!("postgres://me:{PASSWORD}@127.0.0.1:{port}/keys")).await;
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_database_and_a_wrong_password_are_said() {
+        let server = Server::start();
+        let pool = PgPool::connect_with(server.options()).await.unwrap();
+        let port = server.options().get_port();
+        // As the server's own user, who may write to its files.
+        for statement in [
+            "CREATE ROLE lexikon LOGIN PASSWORD 'another-password'",
+            "COPY (VALUES ('host all lexikon 127.0.0.1/32 scram-sha-256'), \
+             ('host all postgres 127.0.0.1/32 trust')) \
+             TO PROGRAM 'cat > pg_hba.conf'",
+            "SELECT pg_reload_conf()",
+        ] {
+            sqlx::raw_sql(statement).execute(&pool).await.unwrap();
+        }
+        let error =
+            error_of(&format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/nowhere")).await;
+        assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+        assert!(error.to_string().contains("database \"nowhere\" does not exist"), "{error}");
+
+        // The server reads its file again when it comes to it.
+        let url = format!("postgres://lexikon:{PASSWORD}@127.0.0.1:{port}/postgres");
+        wait_until("the password is refused", async || {
+            let error = error_of(&url).await;
+            assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+            error.to_string().contains("password authentication failed for user \"lexikon\"")
+        })
+        .await;
+    }
+
+    #[cfg(not(any(feature = "tls-rustls", feature = "tls-native-tls")))]
+    #[tokio::test]
+    async fn tls_without_its_feature_is_said() {
+        let url = url(&database().await);
+        let error = error_of(&format!("{url}?ssl=require")).await;
+        assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+        assert!(error.to_string().contains("feature tls-rustls"), "{error}");
+    }
+
+    #[cfg(all(feature = "cache", feature = "redis"))]
+    #[tokio::test]
+    async fn a_change_that_somebody_else_makes_reaches_the_caches() {
+        use lexikon_auth::store::CacheOptions;
+        use lexikon_auth_tests::redis_server;
+        let options = database().await;
+        let hour = Duration::from_secs(3600);
+        let cache = CacheOptions::default().max_age(hour).max_age_unfollowed(hour);
+        let keys = ApiKeys::options(one_secret())
+            .cache(cache)
+            .redis(&redis_server::shared_url())
+            .redis_options(redis_server::patient().prefix(&redis_server::prefix()))
+            .open(&url(&options))
+            .await
+            .unwrap();
+        wait_until("changes are reported", async || keys.is_following()).await;
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        for _ in 0..3 {
+            assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
+        }
+        let other = PgPool::connect_with(options).await.unwrap();
+        sqlx::query("UPDATE api_keys SET is_active = FALSE").execute(&other).await.unwrap();
+        wait_until("the key is refused", async || {
+            keys.verify(issued.key.expose_secret()).await.is_err()
+        })
+        .await;
+        keys.shutdown().await.unwrap();
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn redis_that_is_down_keeps_nobody_from_starting() {
+        let url = url(&database().await);
+        let closed = ClosedPort::new();
+        let redis = format!("redis://127.0.0.1:{}", closed.number());
+        let keys = ApiKeys::options(one_secret()).redis(&redis).open(&url).await.unwrap();
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
+        keys.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pool_of_the_application_stays_open() {
+        let pool = PgPool::connect_with(database().await).await.unwrap();
+        let store = PostgresStore::with_pool(pool.clone(), Duration::from_secs(10)).await.unwrap();
+        let keys = ApiKeys::options(one_secret()).over_postgres(store).await.unwrap();
+        keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        keys.shutdown().await.unwrap();
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM api_keys").fetch_one(&pool).await.unwrap();
+        assert_eq!(count, 1);
+    }
+}
