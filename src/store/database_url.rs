@@ -57,6 +57,7 @@ const NEEDS_POSTGRES: &str =
 /// ```
 #[derive(Clone)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // a program has one
 pub enum DatabaseUrl {
     /// A database file of SQLite.
     #[cfg(feature = "sqlite")]
