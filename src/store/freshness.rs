@@ -39,11 +39,13 @@ impl Freshness {
     }
 
     /// Returns the time now.
+    #[inline]
     pub(super) fn now(&self) -> Nanoseconds {
         nanoseconds(self.start.elapsed())
     }
 
     /// Returns since when what was read is fresh; `None` while nobody would report a change.
+    #[inline]
     pub(super) fn since(&self, now: Nanoseconds) -> Option<Nanoseconds> {
         let since = self.since.load(Ordering::Acquire);
         (since != LOST && now < self.until.load(Ordering::Acquire)).then_some(since)
@@ -67,6 +69,7 @@ impl Freshness {
 }
 
 /// Returns a duration in nanoseconds: at most 584 years, which is short of `LOST`.
+#[inline]
 pub(super) fn nanoseconds(duration: Duration) -> Nanoseconds {
     Nanoseconds::try_from(duration.as_nanos()).unwrap_or(LOST - 1)
 }

@@ -169,10 +169,14 @@ macro_rules! impl_key_store {
             impl<S: KeyStore + 'static> KeyStore for $type<S> {
                 async fn insert(&self, record: &KeyRecord) -> Result<(), StoreError> {
                     let record = record.clone();
-                    self.write([Change::Added], |store| async move { store.insert(&record).await }).await
+                    let changes = [Change::Added];
+                    self.write(changes, |store| async move { store.insert(&record).await }).await
                 }
 
-                async fn find_by_id(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+                async fn find_by_id(
+                    &self,
+                    id: &KeyId,
+                ) -> Result<Option<Arc<KeyRecord>>, StoreError> {
                     self.store.find_by_id(id).await
                 }
 
@@ -187,7 +191,10 @@ macro_rules! impl_key_store {
                 async fn update(&self, id: &KeyId, update: &KeyUpdate) -> Result<(), StoreError> {
                     let (id, update) = (id.clone(), update.clone());
                     let changes = [Change::Key(id.clone())];
-                    self.write(changes, |store| async move { store.update(&id, &update).await }).await
+                    self.write(changes, |store| async move {
+                        store.update(&id, &update).await
+                    })
+                    .await
                 }
 
                 async fn revoke(
@@ -198,13 +205,19 @@ macro_rules! impl_key_store {
                 ) -> Result<(), StoreError> {
                     let (id, reason) = (id.clone(), reason.map(str::to_owned));
                     let changes = [Change::Key(id.clone())];
-                    self.write(changes, |store| async move { store.revoke(&id, at, reason.as_deref()).await }).await
+                    self.write(changes, |store| async move {
+                        store.revoke(&id, at, reason.as_deref()).await
+                    })
+                    .await
                 }
 
                 async fn rotate(&self, succession: &Succession) -> Result<(), StoreError> {
                     let succession = succession.clone();
                     let changes = [Change::Key(succession.old.id.clone()), Change::Added];
-                    self.write(changes, |store| async move { store.rotate(&succession).await }).await
+                    self.write(changes, |store| async move {
+                        store.rotate(&succession).await
+                    })
+                    .await
                 }
 
                 async fn expiry_before_deprecation(
@@ -226,7 +239,10 @@ macro_rules! impl_key_store {
                 async fn replace_hash(&self, change: &HashChange) -> Result<bool, StoreError> {
                     let change = change.clone();
                     let changes = [Change::Key(change.id.clone()), Change::Added];
-                    self.write(changes, |store| async move { store.replace_hash(&change).await }).await
+                    self.write(changes, |store| async move {
+                        store.replace_hash(&change).await
+                    })
+                    .await
                 }
 
                 async fn count_by_format(&self) -> Result<FormatCounts, StoreError> {
