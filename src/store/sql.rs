@@ -293,17 +293,12 @@ pub(crate) fn policy(
     legacy: &str,
     accept_until: Option<SystemTime>,
 ) -> Result<LegacyPolicy, StoreError> {
-    match (legacy, accept_until) {
-        ("accept", _) => Ok(LegacyPolicy::Accept),
-        ("accept-until", Some(date)) => Ok(LegacyPolicy::AcceptUntil(date)),
-        ("upgrade", _) => Ok(LegacyPolicy::UpgradeOnUse),
-        ("shadow", _) => Ok(LegacyPolicy::Shadow),
-        ("refuse", _) => Ok(LegacyPolicy::Refuse),
-        _ => Err(StoreError::Schema(format!(
+    LegacyPolicy::from_name(legacy, accept_until).ok_or_else(|| {
+        StoreError::Schema(format!(
             "table {POLICIES} holds the policy {legacy:?}, which this version does not know; update \
              this program, or set another policy"
-        ))),
-    }
+        ))
+    })
 }
 
 /// From the answer to [`SELECT_TIME_ZONE`].
