@@ -27,7 +27,7 @@ pub enum LegacyPolicy {
 }
 
 impl LegacyPolicy {
-    /// Whether a legacy key is accepted at `now`.
+    /// Returns whether a legacy key is accepted at `now`.
     pub(crate) fn accepts(self, now: SystemTime) -> bool {
         match self {
             Self::Accept | Self::UpgradeOnUse | Self::Shadow => true,
@@ -36,7 +36,7 @@ impl LegacyPolicy {
         }
     }
 
-    /// The policy as one word: `accept`, `accept-until`, `upgrade`, `shadow` or `refuse`.
+    /// Returns the policy as one word: `accept`, `accept-until`, `upgrade`, `shadow` or `refuse`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Accept => "accept",
@@ -86,7 +86,7 @@ impl CurrentLegacyPolicy {
         self.0.swap(word, Ordering::Relaxed) != word
     }
 
-    /// The policy of now. One word, so that nobody sees half of a change; nothing else depends on it.
+    /// Returns the policy of now. One word, so that nobody sees half of a change; nothing else depends on it.
     pub(crate) fn read(&self) -> LegacyPolicy {
         let word = self.0.load(Ordering::Relaxed);
         match word & ((1 << KIND_BITS) - 1) {

@@ -6,6 +6,10 @@ use std::time::{Duration, SystemTime};
 /// that a date of HTTP can say.
 pub(crate) const LAST_SECOND: u64 = 253_402_300_799;
 
+/// The shortest time that databases tell apart.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) const MICROSECOND: Duration = Duration::from_micros(1);
+
 /// Returns the microseconds since 1970, negative before it. A time that is more than 292,000 years away
 /// counts as that far away.
 pub(crate) fn to_microseconds(time: SystemTime) -> i64 {
