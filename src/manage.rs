@@ -13,6 +13,7 @@ use crate::id::{KeyId, OwnerId};
 use crate::record::{KeyRecord, KeyUpdate};
 use crate::scopes::Scopes;
 use crate::store::{FormatCounts, HashChange, KeyStore, Page, Succession};
+use crate::util::time::{LAST_SECOND, cut_to_microseconds};
 
 /// Longest owner id, name, scope list or reason, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -281,7 +282,7 @@ impl<S: KeyStore> KeyManager<S> {
     }
 
     fn now(&self) -> SystemTime {
-        to_microseconds(self.clock.now())
+        cut_to_microseconds(self.clock.now())
     }
 }
 
@@ -386,20 +387,11 @@ fn check_id(id: &KeyId) -> Result<(), ManageError> {
 
 /// Returns a date that every store can hold, to the microsecond.
 fn check_date(date: SystemTime) -> Result<SystemTime, ManageError> {
-    /// The end of the year 9999, in seconds since 1970: the last that the service's columns print.
-    const END: u64 = 253_402_300_799;
     match date.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) if since.as_secs() <= END => Ok(to_microseconds(date)),
+        Ok(since) if since.as_secs() <= LAST_SECOND => Ok(cut_to_microseconds(date)),
         _ => {
             let problem = "is not between the years 1970 and 9999; choose a date there";
             Err(ManageError::Invalid { field: "the expiry", problem })
         }
     }
-}
-
-/// Cuts a time after 1970 to the microsecond.
-fn to_microseconds(time: SystemTime) -> SystemTime {
-    let nanoseconds =
-        time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
-    time - Duration::from_nanos(u64::from(nanoseconds % 1000))
 }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::crypto::hash::HashFormat;
+use crate::util::time::{from_microseconds, to_microseconds};
 
 /// The latest use of a key, held in its record, and whether it is queued to be written.
 #[derive(Default)]
@@ -17,8 +18,7 @@ pub(crate) struct PendingUse {
 
 impl PendingUse {
     pub(crate) fn record(&self, at: SystemTime, format: HashFormat) {
-        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX) & (u64::MAX >> 1);
+        let microseconds = to_microseconds(at).max(0).cast_unsigned();
         let encoded = microseconds << 1 | u64::from(format == HashFormat::Sha256);
         self.latest.fetch_max(encoded, Ordering::SeqCst);
     }
@@ -26,7 +26,7 @@ impl PendingUse {
     pub(crate) fn latest(&self) -> (SystemTime, HashFormat) {
         let encoded = self.latest.load(Ordering::SeqCst);
         let format = if encoded & 1 == 1 { HashFormat::Sha256 } else { HashFormat::HmacSha256 };
-        (SystemTime::UNIX_EPOCH + Duration::from_micros(encoded >> 1), format)
+        (from_microseconds((encoded >> 1).cast_signed()), format)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
+
+use crate::util::time::{from_microseconds, to_microseconds};
 
 /// What happens to a key that is stored as plain SHA-256. The default is [`Accept`](Self::Accept).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,7 +27,7 @@ pub enum LegacyPolicy {
 }
 
 impl LegacyPolicy {
-    /// Whether a legacy key is accepted at `now`.
+    /// Returns whether a legacy key is accepted at `now`.
     pub(crate) fn accepts(self, now: SystemTime) -> bool {
         match self {
             Self::Accept | Self::UpgradeOnUse | Self::Shadow => true,
@@ -34,7 +36,7 @@ impl LegacyPolicy {
         }
     }
 
-    /// The policy as one word: `accept`, `accept-until`, `upgrade`, `shadow` or `refuse`.
+    /// Returns the policy as one word: `accept`, `accept-until`, `upgrade`, `shadow` or `refuse`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Accept => "accept",
@@ -43,6 +45,15 @@ impl LegacyPolicy {
             Self::Shadow => "shadow",
             Self::Refuse => "refuse",
         }
+    }
+
+    /// Returns the policy of a name, as [`as_str`](Self::as_str) gives it; `None` where there is no such
+    /// policy, or it needs a date and there is none.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn from_name(name: &str, accept_until: Option<SystemTime>) -> Option<Self> {
+        let others = [Self::Accept, Self::UpgradeOnUse, Self::Shadow, Self::Refuse];
+        let mut policies = others.into_iter().chain(accept_until.map(Self::AcceptUntil));
+        policies.find(|policy| policy.as_str() == name)
     }
 }
 
@@ -68,25 +79,21 @@ impl CurrentLegacyPolicy {
             LegacyPolicy::Shadow => 2,
             LegacyPolicy::Refuse => 3,
             LegacyPolicy::AcceptUntil(date) => {
-                let since = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                let microseconds = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+                let microseconds = to_microseconds(date).max(0).cast_unsigned();
                 microseconds.min(u64::MAX >> KIND_BITS) << KIND_BITS | 4
             }
         };
         self.0.swap(word, Ordering::Relaxed) != word
     }
 
-    /// The policy of now. One word, so that nobody sees half of a change; nothing else depends on it.
+    /// Returns the policy of now. One word, so that nobody sees half of a change; nothing else depends on it.
     pub(crate) fn read(&self) -> LegacyPolicy {
         let word = self.0.load(Ordering::Relaxed);
         match word & ((1 << KIND_BITS) - 1) {
             0 => LegacyPolicy::Accept,
             1 => LegacyPolicy::UpgradeOnUse,
             2 => LegacyPolicy::Shadow,
-            4 => {
-                let since = Duration::from_micros(word >> KIND_BITS);
-                LegacyPolicy::AcceptUntil(SystemTime::UNIX_EPOCH + since)
-            }
+            4 => LegacyPolicy::AcceptUntil(from_microseconds((word >> KIND_BITS).cast_signed())),
             _ => LegacyPolicy::Refuse,
         }
     }

@@ -33,14 +33,14 @@ mod freshness;
 mod memory;
 mod policy_source;
 #[cfg(feature = "postgres")]
-pub(crate) mod postgres;
+mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod shared_cache;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) mod sql;
 #[cfg(feature = "sqlite")]
-pub(crate) mod sqlite;
+mod sqlite;
 #[cfg(any(feature = "cache", feature = "redis"))]
 mod write_through;
 
@@ -57,6 +57,8 @@ pub use postgres::{PostgresFeed, PostgresStore};
 #[cfg(feature = "redis")]
 pub use redis::{BulkChange, RedisCounts, RedisFeed, RedisOptions, RedisStore};
 pub use shared_cache::SharedCache;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use sql::store::SqlStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteFeed, SqliteStore};
 

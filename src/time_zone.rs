@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::{self, AmbiguousOffset, Offset, TimeZoneDatabase};
 
 use crate::error::StoreError;
+use crate::util::time::MICROSECOND;
 
 /// The time zone of the columns `expires_at` and `last_used_at`, which do not say theirs: the one that
 /// the processes of the lexikon service ran in, because it writes and compares its local time there.
@@ -41,22 +42,22 @@ impl TimeZone {
     /// Coordinated Universal Time.
     pub const UTC: Self = Self { rules: None };
 
-    /// The name in the IANA database.
+    /// Returns the name in the IANA database.
     pub fn name(&self) -> &str {
         self.rules.as_ref().and_then(tz::TimeZone::primary_iana_name).unwrap_or("UTC")
     }
 
-    /// How far local time is ahead of UTC, in seconds.
+    /// Returns how far local time is ahead of UTC, in seconds.
     pub fn seconds_ahead(&self, time: SystemTime) -> i32 {
         self.rules.as_ref().map_or(0, |rules| rules.to_offset(timestamp(time)).seconds())
     }
 
-    /// What a clock of the zone shows, as the time at which one in UTC shows it.
+    /// Returns what a clock of the zone shows, as the time at which one in UTC shows it.
     pub(crate) fn to_local(&self, time: SystemTime) -> SystemTime {
         shift(time, self.seconds_ahead(time))
     }
 
-    /// The first instant at which a clock of the zone shows `local` or a later time.
+    /// Returns the first instant at which a clock of the zone shows `local` or a later time.
     pub(crate) fn first_instant(&self, local: SystemTime) -> SystemTime {
         let Some(rules) = &self.rules else { return local };
         match offset(rules, local) {
@@ -69,7 +70,7 @@ impl TimeZone {
         }
     }
 
-    /// The last instant at which a clock of the zone shows `local`: for what must not seem too early.
+    /// Returns the last instant at which a clock of the zone shows `local`: for what must not seem too early.
     pub(crate) fn last_instant(&self, local: SystemTime) -> SystemTime {
         match self.rules.as_ref().map(|rules| offset(rules, local)) {
             Some(AmbiguousOffset::Fold { after, .. }) => shift(local, -after.seconds()),
@@ -77,8 +78,8 @@ impl TimeZone {
         }
     }
 
-    /// The latest time that a clock of the zone has shown by `now`: local times up to it, and no others,
-    /// have been [reached](Self::first_instant). Not what it shows, after it was set back.
+    /// Returns the latest time that a clock of the zone has shown by `now`: local times up to it, and no
+    /// others, have been [reached](Self::first_instant). Not what it shows, after it was set back.
     pub(crate) fn reached(&self, now: SystemTime) -> SystemTime {
         let local = self.to_local(now);
         let first = self.first_instant(local);
@@ -87,28 +88,26 @@ impl TimeZone {
         next_change(rules, first).map_or(local, end_of_first_hour)
     }
 
-    /// The instant that [`first_instant`](Self::first_instant) finds for a time that was written.
-    pub(crate) fn kept(&self, time: SystemTime) -> SystemTime {
+    /// Returns what a time becomes that is written and read back: the [first instant](Self::first_instant) of
+    /// its local time.
+    pub(crate) fn stored(&self, time: SystemTime) -> SystemTime {
         self.first_instant(self.to_local(time))
     }
 }
 
-/// The precision of columns.
-const MICROSECOND: Duration = Duration::from_micros(1);
-
-/// The offsets that a clock may have when it shows `local`.
+/// Returns the offsets that a clock may have when it shows `local`.
 fn offset(rules: &tz::TimeZone, local: SystemTime) -> AmbiguousOffset {
     rules.to_ambiguous_timestamp(Offset::UTC.to_datetime(timestamp(local))).offset()
 }
 
-/// When the clock is changed next.
+/// Returns when the clock is changed next.
 fn next_change(rules: &tz::TimeZone, time: SystemTime) -> Option<SystemTime> {
     let now = rules.to_offset(timestamp(time));
     let change = rules.following(timestamp(time)).find(|change| change.offset() != now)?;
     SystemTime::try_from(change.timestamp()).ok()
 }
 
-/// The closest time that rules are known for: columns hold times that are further away, such as
+/// Returns the closest time that rules are known for: columns hold times that are further away, such as
 /// `infinity`.
 fn timestamp(time: SystemTime) -> Timestamp {
     let is_late = time > SystemTime::UNIX_EPOCH;
@@ -169,25 +168,25 @@ pub struct TimeZoneError {
 pub(crate) struct SharedZone(Arc<OnceLock<TimeZone>>);
 
 impl SharedZone {
-    /// The zone that was set.
+    /// Returns the zone that was set.
     pub(crate) fn given(&self) -> Option<&TimeZone> {
         self.0.get()
     }
 
-    /// The zone in force.
+    /// Returns the zone in force.
     pub(crate) fn zone(&self) -> &TimeZone {
         self.given().unwrap_or(&TimeZone::UTC)
     }
 
     /// Sets the zone, unless another is set.
     pub(crate) fn agree_on(&self, zone: &TimeZone) -> Result<(), StoreError> {
-        check(zone, Some(self.0.get_or_init(|| zone.clone())))
+        require_same(zone, Some(self.0.get_or_init(|| zone.clone())))
     }
 }
 
-/// Whether a zone is the one that is kept, where one is.
-pub(crate) fn check(given: &TimeZone, kept: Option<&TimeZone>) -> Result<(), StoreError> {
-    match kept {
+/// Fails unless a zone is the one that was set or stored before, where one was.
+pub(crate) fn require_same(given: &TimeZone, before: Option<&TimeZone>) -> Result<(), StoreError> {
+    match before {
         Some(kept) if kept != given => {
             Err(StoreError::TimeZoneMismatch { given: given.to_string(), kept: kept.to_string() })
         }
@@ -275,7 +274,7 @@ mod tests {
             assert_eq!((zone.to_local(first), zone.to_local(second)), (local, local), "{name}");
             assert_eq!(zone.first_instant(local), first, "{name}");
             assert_eq!(zone.last_instant(local), second, "{name}");
-            assert_eq!(zone.kept(second), first, "{name}");
+            assert_eq!(zone.stored(second), first, "{name}");
             assert_eq!(zone.reached(first), local, "{name}");
             // Set back, the clock has shown the whole hour already.
             assert_eq!(zone.reached(second), end - MICROSECOND, "{name}");

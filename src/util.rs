@@ -4,3 +4,4 @@ pub(crate) mod lock;
 pub(crate) mod random;
 #[cfg(any(feature = "cache", feature = "redis", feature = "throttle"))]
 pub(crate) mod run_to_end;
+pub(crate) mod time;

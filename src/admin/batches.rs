@@ -2,12 +2,13 @@
 
 use std::future::Future;
 
-use super::database::Database;
+use super::database::Statement;
 use super::filter::Condition;
-use super::session::{Session, Value};
+use super::session::Session;
 use super::table::KeyTable;
 use crate::error::StoreError;
-use crate::store::sql::FROM;
+use crate::store::sql::statements::FROM;
+use crate::store::sql::value::Value;
 
 /// Rows that are changed in one transaction: a service that works on the same rows waits for one.
 const BATCH: usize = 1000;
@@ -139,10 +140,10 @@ impl KeyTable {
         &self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let turn = Session::turn(&self.database).await?;
+        let session = Session::maintain(&self.database).await?;
         let done = work.await;
-        // Nothing was written. Where it cannot be ended, its connection is, and the turn with it.
-        let _ = turn.rollback().await;
+        // Nothing was written. Where it cannot be ended, its connection is, and the lock with it.
+        let _ = session.rollback().await;
         done
     }
 
@@ -155,37 +156,32 @@ impl KeyTable {
         observer: &mut O,
     ) -> Result<u64, O::Error> {
         let Rows { id, from, lock, condition } = rows;
-        let has_several_writers = match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(_) => false,
-            #[cfg(feature = "postgres")]
-            Database::Postgres(_) => true,
-        };
-        let lock = if has_several_writers { lock } else { "" };
+        // In SQLite there is one writer at a time.
+        let lock = self.database.statement(Statement { sqlite: "", postgres: lock });
         let mut changed = 0;
         let mut last: Option<String> = None;
         loop {
             let mut session = Session::write(&self.database).await?;
-            session.take_turns().await?;
-            // In its turn: another change that is through by then takes no marker of this one away.
+            session.lock_maintenance().await?;
+            // Under the lock: another change that is through by then takes no marker of this one away.
             observer.before_batch().await?;
             let mut condition = condition.clone();
             if let Some(last) = &last {
-                condition.and(&format!("{id} > ?"), Value::Text(last));
+                condition.and(&format!("{id} > ?"), last.as_str().into());
             }
             let select = format!(
                 "SELECT {id} {from} WHERE {} ORDER BY {id} LIMIT {BATCH} {lock}",
                 condition.text
             );
-            let ids = session.rows(&select, &condition.values).await?;
-            let ids = ids.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
+            let ids = session.rows(&select, &condition.values, |row| row.string(0)).await?;
             let Some(end) = ids.last() else { return Ok(changed) };
             for (index, step) in steps.iter().enumerate() {
                 let first = step.values.len() + 1;
                 let places = (first..first + ids.len()).map(|number| format!("${number}"));
                 let places = places.collect::<Vec<_>>().join(", ");
-                let values = step.values.iter().copied();
-                let values: Vec<_> = values.chain(ids.iter().map(|id| Value::Text(id))).collect();
+                let values = step.values.iter().cloned();
+                let values: Vec<_> =
+                    values.chain(ids.iter().map(|id| id.as_str().into())).collect();
                 let statement = step.statement.replace("{ids}", &places);
                 let rows = session.execute(&statement, &values).await?;
                 if index == 0 {

@@ -5,10 +5,12 @@ use std::time::SystemTime;
 use super::batches::{BatchObserver, Rows, Step};
 use super::filter::Condition;
 use super::filter::KeyFilter;
-use super::session::{Session, Value};
-use super::table::{KeyTable, require_table};
+use super::table::KeyTable;
+use crate::crypto::hash::HashFormat;
 use crate::error::StoreError;
-use crate::store::sql::{DEPRECATIONS, Schema};
+use crate::store::sql::row::Row;
+use crate::store::sql::schema::{DEPRECATIONS, Schema};
+use crate::store::sql::value::Value;
 
 /// Keys whose expiry was set by a [deprecation](KeyTable::deprecate).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +67,9 @@ impl KeyTable {
         date: SystemTime,
         observer: &mut O,
     ) -> Result<u64, O::Error> {
-        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        self.schema().require_table(DEPRECATIONS)?;
         let now = self.now();
-        let local_date = Value::Time(self.time_zone().to_local(date));
+        let local_date = Value::date(self.time_zone().to_local(date));
         let steps = [
             Step {
                 // What is remembered is the text of `expires_at` itself, so that it goes back as it was.
@@ -82,7 +84,7 @@ impl KeyTable {
                      expires_at_set = excluded.expires_at_set, \
                      deprecated_at = excluded.deprecated_at"
                 ),
-                values: vec![local_date, Value::Time(now)],
+                values: vec![local_date.clone(), Value::date(now)],
             },
             Step {
                 statement: "UPDATE api_keys SET expires_at = $1 WHERE id IN ({ids})".to_owned(),
@@ -117,7 +119,7 @@ impl KeyTable {
         keys: DeprecatedKeys,
         observer: &mut O,
     ) -> Result<u64, O::Error> {
-        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        self.schema().require_table(DEPRECATIONS)?;
         let steps = [
             Step {
                 statement: format!(
@@ -143,21 +145,20 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn deprecation_dates(&self) -> Result<Option<DeprecationDates>, StoreError> {
-        if !self.schema().has_deprecations {
+        if !self.schema().has_table(DEPRECATIONS) {
             return Ok(None);
         }
         let select = format!(
             "SELECT min(d.expires_at_set), max(d.expires_at_set) FROM {DEPRECATIONS} d \
              JOIN api_keys k ON k.id = d.key_id AND k.expires_at = d.expires_at_set AND k.is_active"
         );
-        let mut session = Session::read(&self.database).await?;
-        let row = session.row(&select, &[]).await?;
-        session.rollback().await?;
-        let dates = row.time(0)?.zip(row.time(1)?).map(|(earliest, latest)| DeprecationDates {
-            earliest: self.time_zone().first_instant(earliest),
-            latest: self.time_zone().first_instant(latest),
-        });
-        Ok(dates)
+        let read = |row: &dyn Row| {
+            Ok(row.time(0)?.zip(row.time(1)?).map(|(earliest, latest)| DeprecationDates {
+                earliest: self.time_zone().first_instant(earliest),
+                latest: self.time_zone().first_instant(latest),
+            }))
+        };
+        self.row(&select, &[], read).await
     }
 
     /// Counts the keys that [`undo_deprecation`](Self::undo_deprecation) would change.
@@ -165,16 +166,13 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn count_deprecated(&self, keys: DeprecatedKeys) -> Result<u64, StoreError> {
-        require_table(self.schema().has_deprecations, DEPRECATIONS)?;
+        self.schema().require_table(DEPRECATIONS)?;
         let Rows { from, condition, .. } = deprecated(keys, self.schema());
         let count = format!(
             "SELECT count(*) {from} WHERE {} AND k.expires_at = d.expires_at_set",
             condition.text
         );
-        let mut session = Session::read(&self.database).await?;
-        let count = session.row(&count, &condition.values).await?.count(0)?;
-        session.rollback().await?;
-        Ok(count)
+        self.row(&count, &condition.values, |row| row.count(0)).await
     }
 
     /// Revokes the keys that the filter selects, for good, and returns how many there were. Keys that are
@@ -220,12 +218,12 @@ impl KeyTable {
         observer: &mut O,
     ) -> Result<u64, O::Error> {
         condition.text += " AND k.is_active";
-        let step = if self.schema().has_details {
+        let step = if self.schema().has_extra_columns() {
             Step {
                 statement: "UPDATE api_keys SET is_active = FALSE, revoked_at = $1, \
                      revoked_reason = $2 WHERE id IN ({ids})"
                     .to_owned(),
-                values: vec![Value::Time(at), Value::Text(reason)],
+                values: vec![Value::date(at), reason.into()],
             }
         } else {
             let statement = "UPDATE api_keys SET is_active = FALSE WHERE id IN ({ids})".to_owned();
@@ -237,7 +235,7 @@ impl KeyTable {
     /// Selects the keys past their expiry.
     fn expired(&self, now: SystemTime) -> Condition<'static> {
         let mut condition = Condition { text: "TRUE".to_owned(), values: Vec::new() };
-        condition.and("k.expires_at <= ?", Value::Time(self.time_zone().reached(now)));
+        condition.and("k.expires_at <= ?", Value::date(self.time_zone().reached(now)));
         condition
     }
 
@@ -250,22 +248,24 @@ impl KeyTable {
     ) -> Condition<'a> {
         let mut condition = self.condition(filter, now);
         let later = "k.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
-        condition.and(later, Value::Time(self.time_zone().to_local(date)));
+        condition.and(later, Value::date(self.time_zone().to_local(date)));
         condition
     }
 }
 
 /// Selects the deprecations that an undoing takes back.
-fn deprecated(keys: DeprecatedKeys, schema: Schema) -> Rows<'static> {
+fn deprecated(keys: DeprecatedKeys, schema: &Schema) -> Rows<'static> {
     let text = match keys {
-        DeprecatedKeys::All => "TRUE",
-        DeprecatedKeys::Upgraded if schema.has_details => "k.hash_format = 'hmac-sha256'",
-        DeprecatedKeys::Upgraded => "FALSE",
+        DeprecatedKeys::All => "TRUE".to_owned(),
+        DeprecatedKeys::Upgraded if schema.has_extra_columns() => {
+            format!("k.hash_format = '{}'", HashFormat::HmacSha256)
+        }
+        DeprecatedKeys::Upgraded => "FALSE".to_owned(),
     };
     Rows {
         id: "d.key_id",
         from: "FROM lexikon_auth_deprecations d JOIN api_keys k ON k.id = d.key_id",
         lock: "FOR UPDATE OF d, k",
-        condition: Condition { text: text.to_owned(), values: Vec::new() },
+        condition: Condition { text, values: Vec::new() },
     }
 }

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use super::session::Value;
+use crate::crypto::hash::HashFormat;
 use crate::id::OwnerId;
-use crate::store::sql::Schema;
+use crate::store::sql::schema::Schema;
+use crate::store::sql::value::Value;
 use crate::time_zone::TimeZone;
 
 /// What is known of the format of a key's hash: both look alike, so a row that nobody has marked does not
@@ -25,8 +26,8 @@ impl KnownFormat {
     /// Returns the format as one word: `hmac-sha256`, `sha256` or `unknown`.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::HmacSha256 => "hmac-sha256",
-            Self::Sha256 => "sha256",
+            Self::HmacSha256 => HashFormat::HmacSha256.as_str(),
+            Self::Sha256 => HashFormat::Sha256.as_str(),
             Self::Unknown => "unknown",
         }
     }
@@ -124,7 +125,7 @@ impl KeyFilter {
     }
 }
 
-/// A condition on the rows of [`FROM`](crate::store::sql::FROM), with the values that it binds.
+/// A condition on the rows of [`FROM`](crate::store::sql::statements::FROM), with the values that it binds.
 #[derive(Clone)]
 pub(super) struct Condition<'a> {
     pub(super) text: String,
@@ -134,17 +135,17 @@ pub(super) struct Condition<'a> {
 impl<'a> Condition<'a> {
     pub(super) fn of(
         filter: &'a KeyFilter,
-        schema: Schema,
+        schema: &Schema,
         zone: &TimeZone,
         now: SystemTime,
     ) -> Self {
         // Whether a date has passed is exact; a last use in an hour that occurs twice may be taken for one
         // an hour earlier.
-        let reached = |time| Value::Time(zone.reached(time));
-        let local = |time| Value::Time(zone.to_local(time));
+        let reached = |time| Value::date(zone.reached(time));
+        let local = |time| Value::date(zone.to_local(time));
         let mut condition = Self { text: "TRUE".to_owned(), values: Vec::new() };
         if let Some(owner) = &filter.owner {
-            condition.and("k.user_id = ?", Value::Text(owner.as_str()));
+            condition.and("k.user_id = ?", owner.as_str().into());
         }
         if let Some(format) = filter.format {
             let known = condition.format(schema, filter.first_deployed);
@@ -169,20 +170,21 @@ impl<'a> Condition<'a> {
         }
         if let Some(time) = filter.unused_since {
             condition.and("(k.last_used_at IS NULL OR k.last_used_at < ?)", local(time));
-            condition.and("(k.created_at IS NULL OR k.created_at < ?)", Value::Time(time));
+            condition.and("(k.created_at IS NULL OR k.created_at < ?)", Value::date(time));
         }
         if let Some(time) = filter.expiring_before {
             condition.and("k.is_active AND k.expires_at < ?", reached(time));
         }
         if let Some(time) = filter.made_before {
-            condition.and("k.created_at < ?", Value::Time(time));
+            condition.and("k.created_at < ?", Value::date(time));
         }
         if let Some(time) = filter.bound_to_secret_before {
             let known = condition.format(schema, filter.first_deployed);
             let bound = format!(
-                "(k.created_at IS NULL OR k.created_at < ?) AND coalesce({known}, '') <> 'sha256'"
+                "(k.created_at IS NULL OR k.created_at < ?) AND coalesce({known}, '') <> '{}'",
+                HashFormat::Sha256
             );
-            condition.and(&bound, Value::Time(time));
+            condition.and(&bound, Value::date(time));
         }
         condition
     }
@@ -201,11 +203,11 @@ impl<'a> Condition<'a> {
     }
 
     /// Returns the expression for what is known of a key's format; NULL where nothing is.
-    pub(super) fn format(&mut self, schema: Schema, first_deployed: Option<SystemTime>) -> String {
+    pub(super) fn format(&mut self, schema: &Schema, first_deployed: Option<SystemTime>) -> String {
         let by_date = match first_deployed {
             Some(date) => {
-                let place = self.bind(Value::Time(date));
-                format!(" WHEN k.created_at < {place} THEN 'sha256'")
+                let place = self.bind(Value::date(date));
+                format!(" WHEN k.created_at < {place} THEN '{}'", HashFormat::Sha256)
             }
             None => String::new(),
         };
@@ -218,10 +220,11 @@ pub(super) const IN_FORCE: &str =
     "k.is_active AND u.is_active AND (k.expires_at IS NULL OR k.expires_at > ?)";
 
 /// Returns the part of a `CASE` for the format that the row says.
-pub(super) fn recorded_format(schema: Schema) -> &'static str {
-    if schema.has_details {
-        "WHEN k.hash_format IN ('hmac-sha256', 'sha256') THEN k.hash_format"
+pub(super) fn recorded_format(schema: &Schema) -> String {
+    if schema.has_extra_columns() {
+        let (hmac_sha256, sha256) = (HashFormat::HmacSha256, HashFormat::Sha256);
+        format!("WHEN k.hash_format IN ('{hmac_sha256}', '{sha256}') THEN k.hash_format")
     } else {
-        "WHEN FALSE THEN ''"
+        "WHEN FALSE THEN ''".to_owned()
     }
 }

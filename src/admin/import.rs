@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::database::Database;
-use super::session::{Session, Value};
+use super::session::Session;
 use super::table::KeyTable;
 use crate::error::StoreError;
-use crate::id::{KeyId, OwnerId};
+use crate::id::KeyId;
 use crate::record::KeyRecord;
+use crate::store::sql::value::Value;
 
 /// What an import did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,10 +37,10 @@ impl KeyTable {
         for record in records {
             match present.get(&record.id.to_string()).or(present.get(&record.hash.to_hex())) {
                 None => {
-                    self.insert(&mut session, record).await?;
+                    session.insert(record).await?;
                     imported.added += 1;
                 }
-                Some(known) if is_same(known, &self.as_kept(record)) => imported.unchanged += 1,
+                Some(known) if is_same(known, &self.as_stored(record)) => imported.unchanged += 1,
                 Some(_) => imported.conflicts.push(record.id.clone()),
             }
         }
@@ -64,7 +64,7 @@ impl KeyTable {
             records.iter().map(|record| (record.id.to_string(), record.hash.to_hex())).collect();
         let (mut ids, mut hashes, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for (id, hash) in &names {
-            values.extend([Value::Text(id), Value::Text(hash)]);
+            values.extend([Value::from(&**id), Value::from(&**hash)]);
             ids.push(format!("${}", values.len() - 1));
             hashes.push(format!("${}", values.len()));
         }
@@ -75,50 +75,17 @@ impl KeyTable {
         let condition =
             format!("WHERE k.id IN ({}) OR k.key_hash IN ({})", ids.join(", "), hashes.join(", "));
         let select = self.statements().select_with("NULL", &condition);
-        for row in session.rows(&select, &values).await? {
-            let record = row.record(self.time_zone())?;
+        for record in session.rows(&select, &values, |row| self.read(row)).await? {
             present.insert(record.hash.to_hex(), record.clone());
             present.insert(record.id.to_string(), record);
         }
         Ok(present)
     }
 
-    pub(super) async fn insert(
-        &self,
-        session: &mut Session,
-        record: &KeyRecord,
-    ) -> Result<(), StoreError> {
-        if self.schema().owns_users && !record.owner_active {
-            self.create_disabled_owner(session, &record.owner).await?;
-        }
-        match (&self.database, session) {
-            #[cfg(feature = "sqlite")]
-            (Database::Sqlite(store), Session::Sqlite(transaction)) => {
-                store.insert_in(transaction, record).await
-            }
-            #[cfg(feature = "postgres")]
-            (Database::Postgres(store), Session::Postgres(transaction)) => {
-                store.insert_in(transaction, record).await
-            }
-            #[cfg(all(feature = "sqlite", feature = "postgres"))]
-            _ => unreachable!("a session is on the database that it was begun on"),
-        }
-    }
-
     /// Returns the record as it will be read.
-    fn as_kept(&self, record: &KeyRecord) -> KeyRecord {
-        let expires_at = record.expires_at.map(|time| self.time_zone().kept(time));
+    fn as_stored(&self, record: &KeyRecord) -> KeyRecord {
+        let expires_at = record.expires_at.map(|time| self.time_zone().stored(time));
         KeyRecord { expires_at, ..record.clone() }
-    }
-
-    /// Creates the owner before the store creates an active one.
-    async fn create_disabled_owner(
-        &self,
-        session: &mut Session,
-        owner: &OwnerId,
-    ) -> Result<(), StoreError> {
-        let insert = "INSERT INTO users (id, is_active) VALUES ($1, FALSE) ON CONFLICT DO NOTHING";
-        session.execute(insert, &[Value::Text(owner.as_str())]).await.map(drop)
     }
 }
 

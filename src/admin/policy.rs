@@ -2,11 +2,14 @@
 
 use std::time::SystemTime;
 
-use super::session::{Session, Value};
-use super::table::{KeyTable, require_table};
+use super::session::Session;
+use super::table::KeyTable;
 use crate::error::StoreError;
 use crate::policy::LegacyPolicy;
-use crate::store::sql::{self, POLICIES};
+use crate::store::sql::row::Row;
+use crate::store::sql::schema::POLICIES;
+use crate::store::sql::settings::read_policy;
+use crate::store::sql::value::Value;
 
 /// A legacy policy that an operator has set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +31,7 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError::Schema`] without the extension of the schema; others when the database cannot write.
     pub async fn set_policy(&self, policy: LegacyPolicy, by: &str) -> Result<(), StoreError> {
-        require_table(self.schema().has_policies, POLICIES)?;
+        self.schema().require_table(POLICIES)?;
         let accept_until = match policy {
             LegacyPolicy::AcceptUntil(date) => Some(date),
             _ => None,
@@ -38,13 +41,13 @@ impl KeyTable {
              SELECT coalesce(max(number), 0) + 1, $1, $2, $3, $4 FROM {POLICIES}"
         );
         let values = [
-            Value::Text(policy.as_str()),
-            Value::OptionalTime(accept_until),
-            Value::Time(self.now()),
-            Value::Text(by),
+            policy.as_str().into(),
+            Value::Time("a date", accept_until),
+            Value::date(self.now()),
+            by.into(),
         ];
         let mut session = Session::write(&self.database).await?;
-        session.take_turns().await?;
+        session.lock_maintenance().await?;
         session.execute(&insert, &values).await?;
         session.commit().await
     }
@@ -58,23 +61,20 @@ impl KeyTable {
     #[doc(alias = "audit")]
     #[doc(alias = "history")]
     pub async fn policies(&self, limit: u32) -> Result<Vec<StoredPolicy>, StoreError> {
-        if !self.schema().has_policies {
+        if !self.schema().has_table(POLICIES) {
             return Ok(Vec::new());
         }
         let select = format!(
             "SELECT legacy, accept_until, changed_at, changed_by FROM {POLICIES} \
              ORDER BY number DESC LIMIT $1"
         );
-        let mut session = Session::read(&self.database).await?;
-        let rows = session.rows(&select, &[Value::Count(limit.into())]).await?;
-        session.rollback().await?;
-        let read = |row: &super::session::Row| {
+        let read = |row: &dyn Row| {
             Ok(StoredPolicy {
-                policy: sql::policy(&row.text(0)?, row.time(1)?)?,
+                policy: read_policy(row)?,
                 changed_at: row.time(2)?.unwrap_or(SystemTime::UNIX_EPOCH),
-                changed_by: row.text(3)?,
+                changed_by: row.string(3)?,
             })
         };
-        rows.iter().map(read).collect()
+        self.rows(&select, &[limit.into()], read).await
     }
 }

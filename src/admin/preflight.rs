@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use super::database::Database;
-use super::session::{Session, Value};
+use super::database::{Database, Statement};
+use super::session::Session;
 use super::table::KeyTable;
 use crate::crypto::hash::KeyHash;
 use crate::crypto::secret::SecretRing;
@@ -11,6 +11,7 @@ use crate::error::{ManageError, StoreError, VerifyError};
 use crate::id::OwnerId;
 use crate::manage::{IssuedKey, KeyManager, NewKey};
 use crate::record::KeyRecord;
+use crate::store::sql::schema::{CURRENT_SINCE, DEPRECATIONS, POLICIES, SECRETS, SETTINGS};
 use crate::store::{KeyStore, MemoryStore};
 use crate::verify::Verifier;
 
@@ -22,16 +23,7 @@ impl KeyTable {
     /// [`StoreError`] when the database cannot answer.
     pub async fn missing_schema(&self) -> Result<Vec<&'static str>, StoreError> {
         let mut session = Session::read(&self.database).await?;
-        let missing = match &mut session {
-            #[cfg(feature = "sqlite")]
-            Session::Sqlite(transaction) => {
-                crate::store::sqlite::schema::missing(transaction).await
-            }
-            #[cfg(feature = "postgres")]
-            Session::Postgres(transaction) => {
-                crate::store::postgres::schema::missing(transaction, self.schema()).await
-            }
-        }?;
+        let missing = session.missing_schema().await?;
         session.rollback().await?;
         Ok(missing)
     }
@@ -39,11 +31,9 @@ impl KeyTable {
     /// Returns whether the database had the extension of the schema when it was opened.
     pub fn is_extended(&self) -> bool {
         let schema = self.schema();
-        schema.has_details
-            && schema.has_current_since
-            && schema.has_policies
-            && schema.has_deprecations
-            && schema.has_settings
+        schema.has_extra_columns()
+            && schema.has(SECRETS, CURRENT_SINCE)
+            && [POLICIES, DEPRECATIONS, SETTINGS].iter().all(|table| schema.has_table(table))
     }
 
     /// Adds what is missing of the extension of the schema; see `extend_schema` of the stores.
@@ -67,24 +57,16 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn has_hash_index(&self) -> Result<bool, StoreError> {
-        let count = match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(_) => {
-                "SELECT count(*) FROM pragma_index_list('api_keys') l, pragma_index_info(l.name) i \
-                 WHERE i.seqno = 0 AND i.name = 'key_hash' AND l.partial = 0"
-            }
-            #[cfg(feature = "postgres")]
-            Database::Postgres(_) => {
-                "SELECT count(*) FROM pg_index i JOIN pg_attribute a \
-                 ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] \
-                 WHERE i.indrelid = to_regclass('api_keys') AND i.indisvalid \
-                 AND i.indpred IS NULL AND a.attname = 'key_hash'"
-            }
-        };
-        let mut session = Session::read(&self.database).await?;
-        let count = session.row(count, &[]).await?.count(0)?;
-        session.rollback().await?;
-        Ok(count > 0)
+        let count = self.database.statement(Statement {
+            sqlite: "SELECT count(*) FROM pragma_index_list('api_keys') l, \
+                     pragma_index_info(l.name) i \
+                     WHERE i.seqno = 0 AND i.name = 'key_hash' AND l.partial = 0",
+            postgres: "SELECT count(*) FROM pg_index i JOIN pg_attribute a \
+                       ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] \
+                       WHERE i.indrelid = to_regclass('api_keys') AND i.indisvalid \
+                       AND i.indpred IS NULL AND a.attname = 'key_hash'",
+        });
+        Ok(self.row(count, &[], |row| row.count(0)).await? > 0)
     }
 
     /// Returns what time the database has: that of its server's clock, or in SQLite, which has none, the
@@ -93,16 +75,11 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn latest_time(&self) -> Result<Option<SystemTime>, StoreError> {
-        let select = match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(_) => "SELECT max(created_at) FROM api_keys",
-            #[cfg(feature = "postgres")]
-            Database::Postgres(_) => "SELECT clock_timestamp() AT TIME ZONE 'UTC'",
-        };
-        let mut session = Session::read(&self.database).await?;
-        let time = session.row(select, &[]).await?.time(0)?;
-        session.rollback().await?;
-        Ok(time)
+        let select = self.database.statement(Statement {
+            sqlite: "SELECT max(created_at) FROM api_keys",
+            postgres: "SELECT clock_timestamp() AT TIME ZONE 'UTC'",
+        });
+        self.row(select, &[], |row| row.time(0)).await
     }
 
     /// Issues a key, verifies it from what the database gives back, revokes it, and sees it refused: in
@@ -116,7 +93,7 @@ impl KeyTable {
         let owner = self.some_owner(&mut session).await?;
         let manager = KeyManager::new(MemoryStore::new(), ring);
         let IssuedKey { key, record } = manager.issue(NewKey::new(owner, "preflight")).await?;
-        self.insert(&mut session, &record).await?;
+        session.insert(&record).await?;
         let verify = async |record: KeyRecord| {
             let store = MemoryStore::new();
             store.set_owner_active(&record.owner, record.owner_active);
@@ -131,9 +108,8 @@ impl KeyTable {
             VerifyError::Unavailable(error) => error,
             VerifyError::Refused(refusal) => StoreError::Unavailable(refusal.into()),
         })?;
-        let (id, revoke) =
-            (record.id.to_string(), "UPDATE api_keys SET is_active = FALSE WHERE id = $1");
-        session.execute(revoke, &[Value::Text(&id)]).await?;
+        let revoke = "UPDATE api_keys SET is_active = FALSE WHERE id = $1";
+        session.execute(revoke, &[(&record.id).into()]).await?;
         let stored = self.stored(&mut session, &record.hash).await?;
         let stored = stored.ok_or_else(|| failed("a key that was just revoked is not there"))?;
         if !matches!(verify(stored).await, Err(VerifyError::Refused(_))) {
@@ -144,11 +120,11 @@ impl KeyTable {
 
     async fn some_owner(&self, session: &mut Session) -> Result<OwnerId, StoreError> {
         let none = OwnerId::from("preflight");
-        if self.schema().owns_users {
+        if self.schema().owns_users() {
             return Ok(none);
         }
-        let owners = session.rows("SELECT id FROM users WHERE is_active LIMIT 1", &[]).await?;
-        let owner = owners.first().map(|row| row.text(0)).transpose()?;
+        let select = "SELECT id FROM users WHERE is_active LIMIT 1";
+        let owner = session.rows(select, &[], |row| row.string(0)).await?.pop();
         owner.map(OwnerId::from).ok_or(StoreError::UnknownOwner(none))
     }
 
@@ -158,7 +134,6 @@ impl KeyTable {
         hash: &KeyHash,
     ) -> Result<Option<KeyRecord>, StoreError> {
         let select = self.statements().select_with("NULL", "WHERE k.key_hash = $1");
-        let rows = session.rows(&select, &[Value::Text(&hash.to_hex())]).await?;
-        rows.first().map(|row| row.record(self.time_zone())).transpose()
+        Ok(session.rows(&select, &[hash.into()], |row| self.read(row)).await?.pop())
     }
 }

@@ -2,12 +2,13 @@
 
 use std::time::SystemTime;
 
-use super::database::Database;
-use super::session::{Session, Value};
-use super::table::{KeyTable, require_table};
+use super::database::{Database, for_either};
+use super::table::KeyTable;
 use crate::crypto::secret::{SecretRing, ServerSecret};
 use crate::error::StoreError;
-use crate::store::sql::{CURRENT_SINCE, SECRETS};
+use crate::store::sql::row::Row;
+use crate::store::sql::schema::{CURRENT_SINCE, SECRETS};
+use crate::store::sql::value::Value;
 
 /// A secret that the database knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,25 +30,25 @@ impl KeyTable {
     /// [`StoreError`] when the database cannot answer.
     pub async fn secrets(&self) -> Result<Vec<KnownSecret>, StoreError> {
         let schema = self.schema();
-        if !schema.has_secrets {
+        if !schema.has_table(SECRETS) {
             return Ok(Vec::new());
         }
-        let since =
-            if schema.has_current_since { CURRENT_SINCE } else { "CAST(NULL AS TIMESTAMP)" };
+        let since = if schema.has(SECRETS, CURRENT_SINCE) {
+            CURRENT_SINCE
+        } else {
+            "CAST(NULL AS TIMESTAMP)"
+        };
         let select = format!(
             "SELECT fingerprint, added_at, {since} FROM {SECRETS} ORDER BY added_at, fingerprint"
         );
-        let mut session = Session::read(&self.database).await?;
-        let rows = session.rows(&select, &[]).await?;
-        session.rollback().await?;
-        let read = |row: &super::session::Row| {
+        let read = |row: &dyn Row| {
             Ok(KnownSecret {
-                fingerprint: row.text(0)?,
+                fingerprint: row.string(0)?,
                 added_at: row.time(1)?,
                 current_since: row.time(2)?,
             })
         };
-        rows.iter().map(read).collect()
+        self.rows(&select, &[], read).await
     }
 
     /// Refuses a current secret that the database does not know; see `check_secrets` of the stores.
@@ -55,12 +56,7 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError::UnknownSecret`].
     pub async fn check_secrets(&self, ring: &SecretRing) -> Result<(), StoreError> {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.check_secrets(ring).await,
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.check_secrets(ring).await,
-        }
+        for_either!(&self.database, Database<DB>(store) => store.check_secrets(ring).await)
     }
 
     /// Lets the database know a secret, so that services may start with it.
@@ -68,12 +64,7 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError::Schema`] without the extension of the schema.
     pub async fn add_secret(&self, secret: &ServerSecret) -> Result<(), StoreError> {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.add_secret(secret).await,
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.add_secret(secret).await,
-        }
+        for_either!(&self.database, Database<DB>(store) => store.add_secret(secret).await)
     }
 
     /// Notes that every instance has this secret as its current one: what is issued from now on does not
@@ -83,16 +74,12 @@ impl KeyTable {
     /// [`StoreError::Schema`] without the extension of the schema.
     #[doc(alias = "rotate")]
     pub async fn switch_to_secret(&self, secret: &ServerSecret) -> Result<bool, StoreError> {
-        require_table(self.schema().has_current_since, SECRETS)?;
+        self.schema().require_column(SECRETS, CURRENT_SINCE)?;
         let update = format!(
             "UPDATE {SECRETS} SET current_since = coalesce(current_since, $1) WHERE fingerprint = $2"
         );
-        let fingerprint = secret.fingerprint().to_string();
-        let mut session = Session::write(&self.database).await?;
-        let values = [Value::Time(self.now()), Value::Text(&fingerprint)];
-        let found = session.execute(&update, &values).await?;
-        session.commit().await?;
-        Ok(found == 1)
+        let values = [Value::date(self.now()), secret.fingerprint().to_string().into()];
+        Ok(self.execute(&update, &values).await? == 1)
     }
 
     /// Lets the database forget a secret: services that start with it are refused. Whether a key still
@@ -102,11 +89,8 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot write.
     pub async fn forget_secret(&self, fingerprint: &str) -> Result<bool, StoreError> {
-        require_table(self.schema().has_secrets, SECRETS)?;
+        self.schema().require_table(SECRETS)?;
         let delete = format!("DELETE FROM {SECRETS} WHERE fingerprint = $1");
-        let mut session = Session::write(&self.database).await?;
-        let found = session.execute(&delete, &[Value::Text(fingerprint)]).await?;
-        session.commit().await?;
-        Ok(found == 1)
+        Ok(self.execute(&delete, &[fingerprint.into()]).await? == 1)
     }
 }

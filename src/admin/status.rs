@@ -2,14 +2,19 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::database::Database;
+use super::database::Statement;
 use super::filter::{Condition, IN_FORCE, recorded_format};
 use super::filter::{KeyFilter, KnownFormat};
-use super::session::{Session, Value};
+use super::session::Session;
 use super::table::KeyTable;
+use crate::crypto::hash::HashFormat;
 use crate::error::StoreError;
-use crate::store::sql::FROM;
+use crate::store::sql::row::{Row, only};
+use crate::store::sql::statements::FROM;
+use crate::store::sql::value::Value;
 
+/// The class of the keys whose format the date of the first deployment tells.
+const BY_DATE: &str = "by date";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// How far the migration from SHA-256 is.
@@ -94,13 +99,13 @@ impl KeyTable {
         let now = self.now();
         let zone = self.time_zone();
         let mut condition = Condition { text: String::new(), values: Vec::new() };
-        let in_force = IN_FORCE.replace('?', &condition.bind(Value::Time(zone.reached(now))));
-        let day = condition.bind(Value::Time(zone.to_local(now - DAY)));
-        let week = condition.bind(Value::Time(zone.to_local(now - 7 * DAY)));
+        let in_force = IN_FORCE.replace('?', &condition.bind(Value::date(zone.reached(now))));
+        let day = condition.bind(Value::date(zone.to_local(now - DAY)));
+        let week = condition.bind(Value::date(zone.to_local(now - 7 * DAY)));
         let class = match first_deployed {
             Some(date) => {
-                let date = condition.bind(Value::Time(date));
-                format!(" WHEN k.created_at < {date} THEN 'by date'")
+                let place = condition.bind(Value::date(date));
+                format!(" WHEN k.created_at < {place} THEN '{BY_DATE}'")
             }
             None => String::new(),
         };
@@ -113,31 +118,13 @@ impl KeyTable {
              {FROM} WHERE k.is_active GROUP BY 1"
         );
         let mut session = Session::read(&self.database).await?;
-        let mut classes = Vec::new();
-        for row in session.rows(&select, &condition.values).await? {
-            let (format, by_date) = match row.text(0)?.as_str() {
-                "hmac-sha256" => (KnownFormat::HmacSha256, false),
-                "sha256" => (KnownFormat::Sha256, false),
-                "by date" => (KnownFormat::Sha256, true),
-                _ => (KnownFormat::Unknown, false),
-            };
-            let counts = ClassCounts {
-                format,
-                by_date,
-                keys: row.count(1)?,
-                in_force: row.count(2)?,
-                used_in_day: row.count(3)?,
-                used_in_week: row.count(4)?,
-                owners: row.count(5)?,
-            };
-            classes.push(counts);
-        }
+        let mut classes = session.rows(&select, &condition.values, read_class).await?;
         classes.sort_by_key(|class| (class.format, class.by_date));
         // Once more, because an owner may have keys that are known in both ways.
         let legacy = KeyFilter::legacy(first_deployed).in_force();
         let condition = self.condition(&legacy, now);
         let owners = format!("SELECT count(DISTINCT k.user_id) {FROM} WHERE {}", condition.text);
-        let owners = session.row(&owners, &condition.values).await?.count(0)?;
+        let owners = only(session.rows(&owners, &condition.values, |row| row.count(0)).await?)?;
         session.rollback().await?;
         let sum = |format, count: fn(&ClassCounts) -> u64| {
             classes.iter().filter(|class| class.format == format).map(count).sum()
@@ -157,21 +144,37 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer.
     pub async fn last_uses_by_day(&self, filter: &KeyFilter) -> Result<Vec<LastUses>, StoreError> {
-        let day = match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(_) => "substr(k.last_used_at, 1, 10)",
-            #[cfg(feature = "postgres")]
-            Database::Postgres(_) => "to_char(k.last_used_at, 'YYYY-MM-DD')",
-        };
+        let day = self.database.statement(Statement {
+            sqlite: "substr(k.last_used_at, 1, 10)",
+            postgres: "to_char(k.last_used_at, 'YYYY-MM-DD')",
+        });
         let condition = self.condition(filter, self.now());
         let select = format!(
             "SELECT {day}, count(*) {FROM} WHERE {} AND k.last_used_at IS NOT NULL \
              GROUP BY 1 ORDER BY 1",
             condition.text
         );
-        let mut session = Session::read(&self.database).await?;
-        let rows = session.rows(&select, &condition.values).await?;
-        session.rollback().await?;
-        rows.iter().map(|row| Ok(LastUses { day: row.text(0)?, keys: row.count(1)? })).collect()
+        let read = |row: &dyn Row| Ok(LastUses { day: row.string(0)?, keys: row.count(1)? });
+        self.rows(&select, &condition.values, read).await
     }
+}
+
+fn read_class(row: &dyn Row) -> Result<ClassCounts, StoreError> {
+    let class = row.string(0)?;
+    let by_date = class == BY_DATE;
+    let format = match HashFormat::from_name(&class) {
+        Some(HashFormat::HmacSha256) => KnownFormat::HmacSha256,
+        Some(HashFormat::Sha256) => KnownFormat::Sha256,
+        None if by_date => KnownFormat::Sha256,
+        None => KnownFormat::Unknown,
+    };
+    Ok(ClassCounts {
+        format,
+        by_date,
+        keys: row.count(1)?,
+        in_force: row.count(2)?,
+        used_in_day: row.count(3)?,
+        used_in_week: row.count(4)?,
+        owners: row.count(5)?,
+    })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::database::Database;
+use super::database::{Database, for_either};
 use super::filter::{Condition, KeyFilter};
 use super::session::Session;
 use crate::clock::{Clock, SystemClock};
@@ -15,7 +15,10 @@ use crate::store::DynKeyStore;
 use crate::store::PostgresStore;
 #[cfg(feature = "sqlite")]
 use crate::store::SqliteStore;
-use crate::store::sql::{Schema, Statements};
+use crate::store::sql::row::{Row, only, read_record};
+use crate::store::sql::schema::Schema;
+use crate::store::sql::statements::{FROM, Statements};
+use crate::store::sql::value::Value;
 
 /// The table of keys as a whole, for those who run a service: what is in it, how far a migration is, and
 /// changes to many keys at once. Requests go to the store that it is made from.
@@ -100,12 +103,7 @@ impl KeyTable {
 
     /// Returns the store that the table was made from, behind one type.
     pub fn store(&self) -> DynKeyStore {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => DynKeyStore::new(store.clone()),
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => DynKeyStore::new(store.clone()),
-        }
+        for_either!(&self.database, Database<DB>(store) => DynKeyStore::new(store.clone()))
     }
 
     /// Hands every key that the filter selects to `take`, as of one moment: the database keeps a snapshot
@@ -120,17 +118,16 @@ impl KeyTable {
         mut take: impl FnMut(ListedKey) -> Result<(), E>,
     ) -> Result<(), E> {
         let condition = self.condition(filter, self.now());
-        let email = if self.schema().has_email { "u.email" } else { "CAST(NULL AS VARCHAR)" };
+        let email =
+            if self.schema().has("users", "email") { "u.email" } else { "CAST(NULL AS VARCHAR)" };
         let order = if filter.by_owner { "k.user_id, k.id" } else { "k.id" };
         let rest = format!("WHERE {} ORDER BY {order}", condition.text);
         let select = self.statements().select_with(email, &rest);
         let mut session = Session::read(&self.database).await?;
         session
             .each(&select, &condition.values, |row| {
-                take(ListedKey {
-                    record: row.record(self.time_zone())?,
-                    email: row.optional_text(13)?,
-                })
+                let email = row.text(13)?.map(str::to_owned);
+                take(ListedKey { record: self.read(row)?, email })
             })
             .await?;
         Ok(session.rollback().await?)
@@ -146,38 +143,58 @@ impl KeyTable {
     }
 
     pub(super) async fn count_where(&self, condition: &Condition<'_>) -> Result<u64, StoreError> {
-        let count = format!("SELECT count(*) {} WHERE {}", crate::store::sql::FROM, condition.text);
-        let mut session = Session::read(&self.database).await?;
-        let count = session.row(&count, &condition.values).await?.count(0)?;
-        session.rollback().await?;
-        Ok(count)
+        let count = format!("SELECT count(*) {FROM} WHERE {}", condition.text);
+        self.row(&count, &condition.values, |row| row.count(0)).await
     }
 
     pub(super) fn condition<'a>(&self, filter: &'a KeyFilter, now: SystemTime) -> Condition<'a> {
         Condition::of(filter, self.schema(), self.time_zone(), now)
     }
 
-    pub(super) fn schema(&self) -> Schema {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.schema,
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.schema,
-        }
+    pub(super) fn schema(&self) -> &Schema {
+        for_either!(&self.database, Database<DB>(store) => &store.schema)
     }
 
     pub(super) fn statements(&self) -> &Statements {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => &store.statements,
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => &store.statements,
-        }
+        for_either!(&self.database, Database<DB>(store) => &store.statements)
     }
-}
 
-/// Refuses a database without the table `name`.
-pub(super) fn require_table(is_there: bool, name: &str) -> Result<(), StoreError> {
-    let problem = || format!("table {name} is missing; run extend_schema first");
-    if is_there { Ok(()) } else { Err(StoreError::Schema(problem())) }
+    pub(super) fn read(&self, row: &dyn Row) -> Result<KeyRecord, StoreError> {
+        read_record(row, self.time_zone())
+    }
+
+    /// Reads all rows of an answer that is short.
+    pub(super) async fn rows<T>(
+        &self,
+        query: &str,
+        values: &[Value<'_>],
+        read: impl FnMut(&dyn Row) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut session = Session::read(&self.database).await?;
+        let rows = session.rows(query, values, read).await?;
+        session.rollback().await?;
+        Ok(rows)
+    }
+
+    /// Reads the row of an answer that always has one.
+    pub(super) async fn row<T>(
+        &self,
+        query: &str,
+        values: &[Value<'_>],
+        read: impl FnMut(&dyn Row) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        only(self.rows(query, values, read).await?)
+    }
+
+    /// Runs one statement that writes, and returns how many rows it changed.
+    pub(super) async fn execute(
+        &self,
+        statement: &str,
+        values: &[Value<'_>],
+    ) -> Result<u64, StoreError> {
+        let mut session = Session::write(&self.database).await?;
+        let changed = session.execute(statement, values).await?;
+        session.commit().await?;
+        Ok(changed)
+    }
 }

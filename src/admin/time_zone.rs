@@ -2,11 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::database::Database;
-use super::session::{Session, Value};
-use super::table::{KeyTable, require_table};
+use super::database::{Database, Statement, for_either};
+use super::session::Session;
+use super::table::KeyTable;
 use crate::error::StoreError;
-use crate::store::sql::SETTINGS;
+use crate::store::sql::row::{Row, only};
+use crate::store::sql::schema::SETTINGS;
+use crate::store::sql::value::Value;
 use crate::time_zone::TimeZone;
 
 /// No two zones are further apart: UTC-12 and UTC+14.
@@ -36,12 +38,7 @@ pub struct ZoneReplacement<'a> {
 impl KeyTable {
     /// Returns the time zone of the columns `expires_at` and `last_used_at`.
     pub fn time_zone(&self) -> &TimeZone {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.time_zone(),
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.time_zone(),
-        }
+        for_either!(&self.database, Database<DB>(store) => store.time_zone())
     }
 
     /// Uses a time zone without having the database keep it, for an operator who looks.
@@ -49,12 +46,7 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError::TimeZoneMismatch`] when the database keeps another.
     pub fn with_time_zone(self, zone: &TimeZone) -> Result<Self, StoreError> {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.zone.agree_on(zone),
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.zone.agree_on(zone),
-        }?;
+        for_either!(&self.database, Database<DB>(store) => store.zone.agree_on(zone))?;
         Ok(self)
     }
 
@@ -64,17 +56,12 @@ impl KeyTable {
     /// # Errors
     /// [`StoreError`] when the database cannot answer, or keeps a zone that this version does not know.
     pub async fn kept_time_zone(&self) -> Result<Option<TimeZone>, StoreError> {
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.kept_zone().await,
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.kept_zone().await,
-        }
+        for_either!(&self.database, Database<DB>(store) => store.stored_zone().await)
     }
 
     /// Returns whether the database had the table that keeps a time zone when it was opened.
     pub fn can_keep_time_zone(&self) -> bool {
-        self.schema().has_settings
+        self.schema().has_table(SETTINGS)
     }
 
     /// Has the database keep a time zone, and uses it. Instances that run go by their own until they are
@@ -84,13 +71,8 @@ impl KeyTable {
     /// [`StoreError::Schema`] without the extension of the schema, [`StoreError::TimeZoneMismatch`] when
     /// the database keeps another.
     pub async fn keep_time_zone(&self, zone: &TimeZone) -> Result<(), StoreError> {
-        require_table(self.can_keep_time_zone(), SETTINGS)?;
-        match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(store) => store.keep_zone(zone).await,
-            #[cfg(feature = "postgres")]
-            Database::Postgres(store) => store.keep_zone(zone).await,
-        }
+        self.schema().require_table(SETTINGS)?;
+        for_either!(&self.database, Database<DB>(store) => store.store_zone(zone).await)
     }
 
     /// Has the database keep another time zone than the wrong one that it keeps. No row is changed: dates
@@ -105,14 +87,10 @@ impl KeyTable {
         &self,
         ZoneReplacement { wrong, right }: ZoneReplacement<'_>,
     ) -> Result<(), StoreError> {
-        require_table(self.can_keep_time_zone(), SETTINGS)?;
+        self.schema().require_table(SETTINGS)?;
         let update =
             format!("UPDATE {SETTINGS} SET value = $1 WHERE name = 'time_zone' AND value = $2");
-        let mut session = Session::write(&self.database).await?;
-        let values = [Value::Text(right.name()), Value::Text(wrong.name())];
-        let replaced = session.execute(&update, &values).await?;
-        session.commit().await?;
-        match replaced {
+        match self.execute(&update, &[right.name().into(), wrong.name().into()]).await? {
             0 => self.keep_time_zone(right).await,
             _ => Ok(()),
         }
@@ -127,24 +105,21 @@ impl KeyTable {
         let (zone, now) = (self.time_zone(), self.now());
         let latest = "SELECT max(last_used_at) FROM api_keys WHERE last_used_at < $1";
         // As they are written. Of those that are read rightly, the local time may be behind as well.
-        let before_creation = match &self.database {
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(_) => {
-                "SELECT created_at, last_used_at FROM api_keys WHERE last_used_at < created_at \
-                 AND julianday(created_at) - julianday(last_used_at) < 26 / 24.0 \
-                 ORDER BY julianday(created_at) - julianday(last_used_at) DESC LIMIT 1"
-            }
-            #[cfg(feature = "postgres")]
-            Database::Postgres(_) => {
-                "SELECT created_at, last_used_at FROM api_keys WHERE last_used_at < created_at \
-                 AND created_at < last_used_at + interval '26 hours' \
-                 ORDER BY created_at - last_used_at DESC LIMIT 1"
-            }
-        };
+        let before_creation = self.database.statement(Statement {
+            sqlite: "SELECT created_at, last_used_at FROM api_keys \
+                     WHERE last_used_at < created_at \
+                     AND julianday(created_at) - julianday(last_used_at) < 26 / 24.0 \
+                     ORDER BY julianday(created_at) - julianday(last_used_at) DESC LIMIT 1",
+            postgres: "SELECT created_at, last_used_at FROM api_keys \
+                       WHERE last_used_at < created_at \
+                       AND created_at < last_used_at + interval '26 hours' \
+                       ORDER BY created_at - last_used_at DESC LIMIT 1",
+        });
         let mut session = Session::read(&self.database).await?;
-        let limit = Value::Time(zone.to_local(now + FURTHEST));
-        let latest = session.row(latest, &[limit]).await?.time(0)?;
-        let rows = session.rows(before_creation, &[]).await?;
+        let limit = Value::date(zone.to_local(now + FURTHEST));
+        let latest = only(session.rows(latest, &[limit], |row| row.time(0)).await?)?;
+        let read = |row: &dyn Row| Ok(row.time(0)?.zip(row.time(1)?));
+        let before_creation = session.rows(before_creation, &[], read).await?.pop().flatten();
         session.rollback().await?;
         let lead = |later: SystemTime, earlier| {
             later.duration_since(earlier).ok().filter(|lead| !lead.is_zero())
@@ -152,9 +127,8 @@ impl KeyTable {
         if let Some(lead) = latest.and_then(|local| lead(zone.first_instant(local), now)) {
             return Ok(Some(ImpossibleUse::Ahead(lead)));
         }
-        let Some(row) = rows.first() else { return Ok(None) };
-        let used = row.time(1)?.map(|local| zone.last_instant(local));
-        let lead = row.time(0)?.zip(used).and_then(|(created, used)| lead(created, used));
+        let lead =
+            before_creation.and_then(|(created, used)| lead(created, zone.last_instant(used)));
         Ok(lead.map(ImpossibleUse::BeforeCreation))
     }
 }

@@ -6,6 +6,7 @@ use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::crypto::hash::HashFormat;
 use crate::policy::LegacyPolicy;
+use crate::util::time::LAST_SECOND;
 use crate::verify::VerifiedKey;
 
 const NOTICE: HeaderName = HeaderName::from_static("api-key-notice");
@@ -100,9 +101,7 @@ fn notice(name: &str, until: Option<SystemTime>) -> String {
 
 /// Returns seconds since 1970, up to the last date that HTTP can express.
 fn unix_seconds(date: SystemTime) -> u64 {
-    /// The end of the year 9999.
-    const LAST: u64 = 253_402_300_799;
-    date.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST))
+    date.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND))
 }
 
 /// Headers to add to a response. Without any, nothing is allocated.

@@ -187,7 +187,7 @@ async fn many_callers_of_one_cold_key_are_one_statement() {
     let executed = async || -> i64 {
         let query = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements \
                      JOIN pg_database ON oid = dbid WHERE datname = current_database() \
-                     AND query LIKE '%key_hash = ANY%'";
+                     AND query LIKE '%key_hash IN%'";
         sqlx::query_scalar(query).fetch_one(&pool).await.unwrap()
     };
     let before = executed().await;

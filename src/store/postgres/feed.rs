@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 
-use super::connection::{limited, unavailable};
+use super::connections::with_time_limit;
+use super::error::store_error;
 use super::schema::{CHANNEL, Triggers};
 use crate::error::StoreError;
 use crate::store::change::{HEARTBEAT, new_heartbeat};
@@ -23,12 +24,12 @@ use crate::store::{Change, ChangeFeed, Message, Subscription};
 #[derive(Clone)]
 pub struct PostgresFeed {
     options: Arc<PgConnectOptions>,
-    patience: Duration,
+    time_limit: Duration,
 }
 
 impl PostgresFeed {
-    pub(super) fn new(options: Arc<PgConnectOptions>, patience: Duration) -> Self {
-        Self { options, patience }
+    pub(super) fn new(options: Arc<PgConnectOptions>, time_limit: Duration) -> Self {
+        Self { options, time_limit }
     }
 }
 
@@ -54,13 +55,13 @@ impl ChangeFeed for PostgresFeed {
     type Subscription = PostgresSubscription;
 
     async fn subscribe(&self) -> Result<PostgresSubscription, StoreError> {
-        limited(self.patience, async {
+        with_time_limit(self.time_limit, async {
             // A new pool each time: what is left of a connection that was lost goes with its pool.
-            let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.patience);
+            let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.time_limit);
             let pool = pool.connect_lazy_with((*self.options).clone());
-            let mut listener = PgListener::connect_with(&pool).await.map_err(unavailable)?;
+            let mut listener = PgListener::connect_with(&pool).await.map_err(store_error)?;
             listener.eager_reconnect(false);
-            listener.listen(CHANNEL).await.map_err(unavailable)?;
+            listener.listen(CHANNEL).await.map_err(store_error)?;
             let triggers = Triggers::prove(&mut listener).await?;
             Ok(PostgresSubscription { listener, triggers, heartbeat: String::new() })
         })
@@ -73,7 +74,7 @@ impl Subscription for PostgresSubscription {
         // `None` says that the connection was lost. The listener would open another and go on as if
         // nothing had been missed.
         let lost = || StoreError::Unavailable("the connection that listens was lost".into());
-        let notification = self.listener.try_recv().await.map_err(unavailable)?.ok_or_else(lost)?;
+        let notification = self.listener.try_recv().await.map_err(store_error)?.ok_or_else(lost)?;
         Ok(match notification.payload() {
             heartbeat if heartbeat == self.heartbeat => Message::Heartbeat,
             heartbeat if heartbeat.starts_with(HEARTBEAT) => Message::Other,
@@ -90,6 +91,6 @@ impl Subscription for PostgresSubscription {
         self.heartbeat = new_heartbeat()?;
         let notify =
             sqlx::query("SELECT pg_catalog.pg_notify($1, $2)").bind(CHANNEL).bind(&self.heartbeat);
-        notify.execute(&mut self.listener).await.map_err(unavailable).map(drop)
+        notify.execute(&mut self.listener).await.map_err(store_error).map(drop)
     }
 }

@@ -14,10 +14,10 @@ const NO_TLS: &str = "; enable the feature tls-rustls or tls-native-tls of lexik
 /// out.
 pub(super) async fn reach(
     options: &PgConnectOptions,
-    patience: Duration,
+    time_limit: Duration,
 ) -> Result<(), StoreError> {
     let connect = async { PgConnection::connect_with(options).await?.close().await };
-    match timeout(patience, connect).await {
+    match timeout(time_limit, connect).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) if is_to_be_mended(&error) => {
             Err(StoreError::CannotOpen(Unreachable::new(options, error)))

@@ -1,15 +1,14 @@
-//! The tables: recognised where they are, created in an empty schema, extended on request.
-
-use std::time::Duration;
+//! The tables: found where they are, created in an empty schema, extended on request.
 
 use sqlx::Connection;
-use sqlx::postgres::{PgConnection, PgExecutor};
+use sqlx::postgres::{PgConnection, PgExecutor, Postgres};
 
-use super::connection::{Connections, limited, unavailable};
+use super::connections::{Connections, Lease};
+use super::error::store_error;
 use crate::error::StoreError;
-use crate::store::sql::{
-    CACHES, CREATE_TABLES, DEPRECATIONS, POLICIES, SECRETS, SETTINGS, Schema, Tables,
-};
+use crate::store::sql::detect;
+use crate::store::sql::dialect::Dialect;
+use crate::store::sql::schema::{CURRENT_SINCE, OWN_TABLES, SECRETS, Schema};
 
 /// The same tables as the lexikon service's, as far as this crate needs them, extension included.
 const CREATE: &str = "
@@ -32,7 +31,7 @@ const CREATE: &str = "
     CREATE INDEX ix_api_keys_user_id ON api_keys (user_id, created_at);
 ";
 
-const ADD_DETAILS: &str = "
+const ADD_EXTRA_COLUMNS: &str = "
     ALTER TABLE api_keys
         ADD COLUMN IF NOT EXISTS revoked_at timestamp,
         ADD COLUMN IF NOT EXISTS revoked_reason varchar,
@@ -114,105 +113,64 @@ const REPORT_OWNERS: &str = "
         ENABLE ALWAYS TRIGGER lexikon_auth_owners_truncated;
 ";
 
-/// Lets one instance at a time change the schema. An arbitrary number: the ASCII codes of `lxk_`.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(1819831135)";
-
-/// Waits for whoever else is changing the schema or the secrets, until the end of the transaction.
-pub(crate) async fn take_turns(transaction: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query(LOCK).execute(transaction).await.map_err(unavailable).map(drop)
-}
-
 /// Finds out which schema a database has, and creates one where it has none.
-pub(super) async fn recognise_or_create(
-    connections: &Connections,
-    patience: Duration,
-) -> Result<Schema, StoreError> {
-    limited(patience, async {
-        let mut lease = connections.lease().await?;
-        if !is_empty(&mut lease).await? {
-            let schema = recognise(&mut lease).await?;
-            lease.end();
-            return Ok(schema);
+pub(super) async fn detect_or_create(connections: &Connections) -> Result<Schema, StoreError> {
+    let work = async |lease: &mut Lease| {
+        if !is_empty(lease).await? {
+            return detect::schema::<Postgres>(lease).await;
         }
-        let mut transaction = lease.begin().await.map_err(unavailable)?;
-        take_turns(&mut transaction).await?;
+        let mut transaction = lease.begin().await.map_err(store_error)?;
+        Postgres::lock_maintenance(&mut transaction).await?;
         // Another instance may have been faster.
         if is_empty(&mut transaction).await? {
-            for part in
-                [CREATE].into_iter().chain(CREATE_TABLES).chain([REPORT_KEYS, REPORT_OWNERS])
-            {
-                sqlx::raw_sql(part).execute(&mut *transaction).await.map_err(unavailable)?;
+            run(&mut transaction, CREATE).await?;
+            for part in missing(&mut transaction).await? {
+                run(&mut transaction, part).await?;
             }
         }
-        let schema = recognise(&mut transaction).await?;
-        transaction.commit().await.map_err(unavailable)?;
-        lease.end();
+        let schema = detect::schema::<Postgres>(&mut transaction).await?;
+        transaction.commit().await.map_err(store_error)?;
         Ok(schema)
-    })
-    .await
+    };
+    connections.with_lease(work).await
 }
 
 /// Adds the parts of the extension that are missing.
-pub(super) async fn extend(
-    connections: &Connections,
-    patience: Duration,
-    schema: Schema,
-) -> Result<Schema, StoreError> {
-    let parts = limited(patience, async {
-        let mut lease = connections.lease().await?;
-        let parts = missing(&mut lease, schema).await?;
-        lease.end();
-        Ok(parts)
-    })
-    .await?;
-    if parts.is_empty() {
-        return Ok(schema);
-    }
+pub(super) async fn extend(connections: &Connections) -> Result<Schema, StoreError> {
     // Each part by itself: a lock that one has to wait for holds up nobody on the other table. Every part
     // can be run again, but takes its lock each time.
-    for part in parts {
-        limited(patience, async {
-            let mut lease = connections.lease().await?;
-            let mut transaction = lease.begin().await.map_err(unavailable)?;
+    for part in connections.with_lease(async |lease: &mut Lease| missing(lease).await).await? {
+        let work = async |lease: &mut Lease| {
+            let mut transaction = lease.begin().await.map_err(store_error)?;
             // Whoever has to wait for a lock keeps everybody waiting who comes after.
-            let timeout = sqlx::raw_sql("SET LOCAL lock_timeout = '500ms'");
-            timeout.execute(&mut *transaction).await.map_err(unavailable)?;
-            take_turns(&mut transaction).await?;
-            sqlx::raw_sql(part).execute(&mut *transaction).await.map_err(unavailable)?;
-            transaction.commit().await.map_err(unavailable)?;
-            lease.end();
-            Ok(())
-        })
-        .await?;
+            run(&mut transaction, "SET LOCAL lock_timeout = '500ms'").await?;
+            Postgres::lock_maintenance(&mut transaction).await?;
+            run(&mut transaction, part).await?;
+            transaction.commit().await.map_err(store_error)
+        };
+        connections.with_lease(work).await?;
     }
-    limited(patience, async {
-        let mut lease = connections.lease().await?;
-        let schema = recognise(&mut lease).await?;
-        lease.end();
-        Ok(schema)
-    })
-    .await
+    connections.with_lease(async |lease: &mut Lease| detect::schema::<Postgres>(lease).await).await
 }
 
-/// What adds the parts of the extension that are missing, or of another version.
-pub(crate) async fn missing(
+async fn run(connection: &mut PgConnection, statements: &'static str) -> Result<(), StoreError> {
+    sqlx::raw_sql(statements).execute(connection).await.map_err(store_error).map(drop)
+}
+
+/// Returns what adds the parts of the extension that are missing, or of another version.
+pub(super) async fn missing(
     connection: &mut PgConnection,
-    schema: Schema,
 ) -> Result<Vec<&'static str>, StoreError> {
-    let (current, _) = triggers(connection).await?;
-    let [secrets, policies, deprecations, settings, caches] = CREATE_TABLES;
-    let parts = [
-        (schema.has_secrets, secrets),
-        (schema.has_current_since || !schema.has_secrets, ADD_CURRENT_SINCE),
-        (schema.has_policies, policies),
-        (schema.has_deprecations, deprecations),
-        (schema.has_settings, settings),
-        (schema.has_caches, caches),
-        (schema.has_details, ADD_DETAILS),
-        (current == TRIGGERS, REPORT_KEYS),
-        (current == TRIGGERS, REPORT_OWNERS),
-    ];
-    Ok(parts.into_iter().filter(|(is_there, _)| !is_there).map(|(_, part)| part).collect())
+    let schema = detect::schema::<Postgres>(connection).await?;
+    let has_triggers = triggers(connection).await?.0 == TRIGGERS;
+    let has_current_since = !schema.has_table(SECRETS) || schema.has(SECRETS, CURRENT_SINCE);
+    let own = OWN_TABLES.map(|(table, create)| (schema.has_table(table), create));
+    let parts = [(has_current_since, ADD_CURRENT_SINCE)].into_iter().chain(own).chain([
+        (schema.has_extra_columns(), ADD_EXTRA_COLUMNS),
+        (has_triggers, REPORT_KEYS),
+        (has_triggers, REPORT_OWNERS),
+    ]);
+    Ok(parts.filter(|(is_there, _)| !is_there).map(|(_, part)| part).collect())
 }
 
 /// The triggers as the catalogue has them, each with its function: the row of every one, and the
@@ -223,7 +181,7 @@ pub(super) struct Triggers {
 }
 
 impl Triggers {
-    /// The triggers on the tables that are read, provided that all report changes, and always.
+    /// Returns the triggers on the tables that are read, provided that all report changes, and always.
     pub(super) async fn prove(connection: impl PgExecutor<'_>) -> Result<Self, StoreError> {
         match triggers(connection).await? {
             (TRIGGERS, rows) => Ok(Self { rows }),
@@ -236,8 +194,8 @@ impl Triggers {
     }
 }
 
-/// How many triggers fire always, on every change that matters, and call a function with the body that it
-/// has here; and their rows.
+/// Returns how many triggers fire always, on every change that matters, and call a function with the body
+/// that it has here; and their rows.
 async fn triggers(connection: impl PgExecutor<'_>) -> Result<(i64, String), StoreError> {
     let bodies = [REPORT_KEYS, REPORT_OWNERS].map(|part| part.split("$$").nth(1));
     // The bits of tgtype: 1 each row, 4 insert, 8 delete, 16 update, 32 truncate (pg_trigger.h). A condition
@@ -260,30 +218,10 @@ async fn triggers(connection: impl PgExecutor<'_>) -> Result<(i64, String), Stor
     // `users` has two of them.
     let columns = ["id", "user_id", "key_hash", "scopes", "is_active", "expires_at"];
     let query = query.bind(bodies.as_slice()).bind(columns.as_slice());
-    query.fetch_one(connection).await.map_err(unavailable)
+    query.fetch_one(connection).await.map_err(store_error)
 }
 
-async fn recognise(connection: &mut PgConnection) -> Result<Schema, StoreError> {
-    Schema::recognise(&Tables {
-        api_keys: columns(connection, "api_keys").await?,
-        users: columns(connection, "users").await?,
-        secrets: columns(connection, SECRETS).await?,
-        policies: columns(connection, POLICIES).await?,
-        deprecations: columns(connection, DEPRECATIONS).await?,
-        settings: columns(connection, SETTINGS).await?,
-        caches: columns(connection, CACHES).await?,
-    })
-}
-
-async fn columns(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, StoreError> {
-    let query = sqlx::query_scalar(
-        "SELECT attname::text FROM pg_attribute \
-         WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
-    );
-    query.bind(table).fetch_all(connection).await.map_err(unavailable)
-}
-
-/// Whether the schema that tables are created in holds none, but for those of extensions.
+/// Returns whether the schema that tables are created in holds none, but for those of extensions.
 async fn is_empty(connection: &mut PgConnection) -> Result<bool, StoreError> {
     let query = sqlx::query_scalar(
         "SELECT to_regclass('api_keys') IS NULL AND NOT EXISTS (SELECT 1 FROM pg_class \
@@ -291,5 +229,5 @@ async fn is_empty(connection: &mut PgConnection) -> Result<bool, StoreError> {
          AND NOT EXISTS (SELECT 1 FROM pg_depend WHERE classid = 'pg_class'::regclass \
          AND objid = pg_class.oid AND deptype = 'e'))",
     );
-    query.fetch_one(connection).await.map_err(unavailable)
+    query.fetch_one(connection).await.map_err(store_error)
 }

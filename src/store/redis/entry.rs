@@ -1,6 +1,6 @@
 //! The encoding of a record in Redis: bytes, and a MAC over them and the name that they are stored under.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use subtle::ConstantTimeEq;
 
@@ -8,6 +8,7 @@ use crate::crypto::hash::{HashFormat, KeyHash};
 use crate::crypto::hmac::{Blocks, DIGEST, HmacKey, Message};
 use crate::id::{KeyId, OwnerId};
 use crate::record::{KeyRecord, Revocation};
+use crate::util::time::{from_microseconds, to_microseconds};
 
 /// The layout. An entry of another one is not read.
 const VERSION: u8 = 3;
@@ -112,14 +113,7 @@ fn write(entry: &Entry, bytes: &mut Vec<u8>) {
 
 fn write_time(time: Option<SystemTime>, bytes: &mut Vec<u8>) {
     bytes.push(u8::from(time.is_some()));
-    let microseconds =
-        match time.unwrap_or(SystemTime::UNIX_EPOCH).duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(since) => since.as_micros() as i128,
-            Err(before) => -(before.duration().as_micros() as i128),
-        };
-    // 292,000 years either way: a time beyond is as good as that.
-    let microseconds = microseconds.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
-    bytes.extend(microseconds.to_le_bytes());
+    bytes.extend(time.map_or(0, to_microseconds).to_le_bytes());
 }
 
 fn write_text(text: &str, bytes: &mut Vec<u8>) {
@@ -194,10 +188,8 @@ impl<'a> Reader<'a> {
     fn time(&mut self) -> Option<Option<SystemTime>> {
         let is_known = self.flag()?;
         let microseconds = i64::from_le_bytes(self.number()?.to_le_bytes());
-        let distance = Duration::from_micros(microseconds.unsigned_abs());
-        let epoch = SystemTime::UNIX_EPOCH;
-        let time = if microseconds < 0 { epoch - distance } else { epoch + distance };
-        if is_known || microseconds == 0 { Some(is_known.then_some(time)) } else { None }
+        let time = is_known.then(|| from_microseconds(microseconds));
+        (is_known || microseconds == 0).then_some(time)
     }
 }
 
@@ -219,11 +211,7 @@ mod tests {
     use super::*;
 
     fn time() -> impl Strategy<Value = SystemTime> {
-        any::<i64>().prop_map(|microseconds| {
-            let distance = Duration::from_micros(microseconds.unsigned_abs());
-            let epoch = SystemTime::UNIX_EPOCH;
-            if microseconds < 0 { epoch - distance } else { epoch + distance }
-        })
+        any::<i64>().prop_map(from_microseconds)
     }
 
     fn format() -> impl Strategy<Value = Option<HashFormat>> {

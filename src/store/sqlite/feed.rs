@@ -10,8 +10,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::error::store_error;
 use super::file::{Notices, OpenedFile, Watch};
-use super::{schema, unavailable};
+use super::schema;
 use crate::error::StoreError;
 use crate::store::{Change, ChangeFeed, Message, Subscription};
 
@@ -106,15 +107,15 @@ impl ChangeFeed for SqliteFeed {
     type Subscription = SqliteSubscription;
 
     async fn subscribe(&self) -> Result<SqliteSubscription, StoreError> {
-        self.file.look()?;
+        self.file.check()?;
         let options = (*self.options).clone().create_if_missing(false).disable_statement_logging();
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(unavailable)?;
+        let mut connection = SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         let watch = Watch::new(self.file.path());
         let notices = watch.notices();
         check_triggers(&mut connection).await?;
         let seen = latest(&mut connection).await?;
         // By now the file is open, and it cannot become another unnoticed.
-        self.file.look()?;
+        self.file.check()?;
         Ok(SqliteSubscription {
             feed: self.clone(),
             notices,
@@ -136,10 +137,10 @@ impl Subscription for SqliteSubscription {
             }
             // However often somebody writes, the database is not asked more often than that.
             sleep_until(self.due).await;
-            let glance = self.watch.look();
-            if self.is_asked || self.watch.is_news(&glance) {
+            let snapshot = self.watch.snapshot();
+            if self.is_asked || self.watch.may_have_changed(&snapshot) {
                 self.look().await?;
-                self.watch.asked(glance);
+                self.watch.mark_read(snapshot);
                 self.due = Instant::now() + self.feed.interval;
             } else {
                 match &mut self.notices {
@@ -163,7 +164,7 @@ impl SqliteSubscription {
         let mut now = latest(connection).await?;
         let same_schema = now.schema_version == seen.schema_version;
         if self.is_asked {
-            self.feed.file.look()?;
+            self.feed.file.check()?;
         }
         // Whatever becomes of a trigger changes the version.
         if !same_schema {
@@ -194,7 +195,7 @@ impl SqliteSubscription {
     }
 }
 
-/// The rows of a table that have changed, with their numbers; `None` where it may be any.
+/// Returns the rows of a table that have changed, with their numbers; `None` where it may be any.
 async fn changed(
     seen: Option<i64>,
     now: &mut Option<i64>,
@@ -211,7 +212,7 @@ async fn changed(
         return Ok(None);
     }
     let rows = sqlx::query_as::<_, (String, i64)>(select).bind(before).fetch_all(connection).await;
-    let rows = rows.map_err(unavailable)?;
+    let rows = rows.map_err(store_error)?;
     // Somebody may have been faster than this second question.
     *now = rows.last().map_or(*now, |(_, number)| Some(*number));
     let is_complete =
@@ -220,14 +221,14 @@ async fn changed(
 }
 
 async fn check_triggers(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    match schema::reports_changes(connection).await? {
-        true => Ok(()),
-        false => Err(StoreError::Schema(NO_TRIGGERS.to_owned())),
+    if !schema::reports_changes(connection).await? {
+        return Err(StoreError::Schema(NO_TRIGGERS.to_owned()));
     }
+    Ok(())
 }
 
 async fn latest(connection: &mut SqliteConnection) -> Result<Seen, StoreError> {
-    let row = sqlx::query_as(LATEST).fetch_one(connection).await.map_err(unavailable)?;
+    let row = sqlx::query_as(LATEST).fetch_one(connection).await.map_err(store_error)?;
     let (data_version, schema_version, keys, owners) = row;
     Ok(Seen { data_version, schema_version, keys, owners })
 }

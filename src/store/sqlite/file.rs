@@ -20,7 +20,7 @@ use crate::error::StoreError;
 /// How long a commit takes at most from its last write to a file, after which it is synchronised to the
 /// disk, until readers see it; and a file system to tell two changes apart. A commit that takes longer waits
 /// for the next heartbeat.
-const SETTLES: Duration = Duration::from_secs(1);
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 const NO_FILE: &str = "changes are reported by a database in a file alone; for keys in memory, change \
     them through the cache";
@@ -32,14 +32,14 @@ const OTHER_FILE: &str = "the database file has been replaced or removed since t
 pub(super) struct OpenedFile {
     path: Arc<Path>,
     id: Option<Id>,
-    is_gone: Arc<AtomicBool>,
+    is_replaced: Arc<AtomicBool>,
 }
 
 impl OpenedFile {
     pub(super) fn at(path: &Path) -> Self {
         // The folder of the process may change.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self { id: Id::of(&path).ok(), path: path.into(), is_gone: Arc::default() }
+        Self { id: Id::of(&path).ok(), path: path.into(), is_replaced: Arc::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -48,23 +48,23 @@ impl OpenedFile {
 
     /// Fails where the path leads to another file by now, and has the store answer nothing from then on:
     /// what it has open is what nobody changes any more.
-    pub(super) fn look(&self) -> Result<(), StoreError> {
+    pub(super) fn check(&self) -> Result<(), StoreError> {
         let id = self.id.ok_or_else(|| StoreError::CannotOpen(NO_FILE.into()))?;
         match Id::of(&self.path) {
             Ok(now) if now == id => {}
-            Ok(_) => self.is_gone.store(true, Ordering::Release),
+            Ok(_) => self.is_replaced.store(true, Ordering::Release),
             // It may be back in a moment, where somebody only renamed it for a while.
             Err(_) => return Err(StoreError::CannotOpen(OTHER_FILE.into())),
         }
-        self.require()
+        self.require_current()
     }
 
-    /// Fails where a look has found another file.
-    pub(super) fn require(&self) -> Result<(), StoreError> {
-        match self.is_gone.load(Ordering::Acquire) {
-            true => Err(StoreError::CannotOpen(OTHER_FILE.into())),
-            false => Ok(()),
+    /// Fails where a check has found another file.
+    pub(super) fn require_current(&self) -> Result<(), StoreError> {
+        if self.is_replaced.load(Ordering::Acquire) {
+            return Err(StoreError::CannotOpen(OTHER_FILE.into()));
         }
+        Ok(())
     }
 }
 
@@ -91,6 +91,36 @@ impl Id {
     }
 }
 
+/// Creates an empty file for its owner alone, where there is none: SQLite would leave it to the umask.
+pub(super) fn create_private(path: &Path) -> Result<(), StoreError> {
+    // Where the path is a link, what counts is what it leads to.
+    if path.exists() {
+        return Ok(());
+    }
+    let mut options = fs::File::options();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop).map_err(|error| StoreError::CannotOpen(error.into()))
+}
+
+/// Keeps all others out of a file that is about to become a database and that everybody may open: its mode
+/// is that of a umask. One that only a group may open as well was given to it.
+pub(super) fn make_private(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = fs::metadata(path) {
+        use std::os::unix::fs::PermissionsExt;
+        let mut permissions = metadata.permissions();
+        if metadata.is_file() && permissions.mode() & 0o007 != 0 {
+            permissions.set_mode(permissions.mode() & 0o700);
+            // Some file systems have no modes, and some files are another user's to protect.
+            let _ = fs::set_permissions(path, permissions);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
 /// Says when the database should be asked whether somebody has written, without asking it, which would
 /// wake its thread: each commit goes to the database file or to its write-ahead log.
 pub(super) struct Watch {
@@ -98,55 +128,55 @@ pub(super) struct Watch {
     /// What the files were like when the database was asked.
     stamp: Stamp,
     /// Until when what was written may come to be seen; `None` once the database has been asked after that.
-    settles: Option<Instant>,
+    settles_at: Option<Instant>,
 }
 
 /// The sizes of the files and the times of their last changes; `None` where there is no file.
 type Stamp = [Option<(u64, SystemTime)>; 2];
 
 /// What the files are like, and when.
-pub(super) struct Glance {
+pub(super) struct Snapshot {
     stamp: Stamp,
     at: Instant,
 }
 
 impl Watch {
-    /// For a database that is asked from here on.
+    /// Begins with a database that is asked from here on.
     pub(super) fn new(path: &Path) -> Self {
         // SQLite puts its files beside the one that a link leads to.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut log = path.clone().into_os_string();
         log.push("-wal");
-        let mut watch = Self { paths: [path, log.into()], stamp: [None; 2], settles: None };
-        let glance = watch.look();
-        watch.asked(glance);
+        let mut watch = Self { paths: [path, log.into()], stamp: [None; 2], settles_at: None };
+        let snapshot = watch.snapshot();
+        watch.mark_read(snapshot);
         watch
     }
 
-    /// What tells of writes, where the system can.
+    /// Returns what tells of writes, where the system can.
     pub(super) fn notices(&self) -> Option<Notices> {
         Notices::of(&self.paths[0])
     }
 
-    pub(super) fn look(&self) -> Glance {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let of = |metadata: Metadata| Some((metadata.len(), metadata.modified().ok()?));
         let [file, log] = &self.paths;
         let stamp = [file, log].map(|path| fs::metadata(path).ok().and_then(of));
-        Glance { stamp, at: Instant::now() }
+        Snapshot { stamp, at: Instant::now() }
     }
 
-    /// Whether somebody may have written since the database was asked.
-    pub(super) fn is_news(&self, glance: &Glance) -> bool {
-        glance.stamp != self.stamp || self.settles.is_some()
+    /// Returns whether somebody may have written since the database was asked.
+    pub(super) fn may_have_changed(&self, snapshot: &Snapshot) -> bool {
+        snapshot.stamp != self.stamp || self.settles_at.is_some()
     }
 
-    /// The database has been asked after this.
-    pub(super) fn asked(&mut self, glance: Glance) {
-        if glance.stamp != self.stamp {
-            self.stamp = glance.stamp;
-            self.settles = Some(glance.at + SETTLES);
-        } else if self.settles.is_some_and(|end| end <= glance.at) {
-            self.settles = None;
+    /// Notes that the database has been asked after this.
+    pub(super) fn mark_read(&mut self, snapshot: Snapshot) {
+        if snapshot.stamp != self.stamp {
+            self.stamp = snapshot.stamp;
+            self.settles_at = Some(snapshot.at + SETTLE_TIME);
+        } else if self.settles_at.is_some_and(|end| end <= snapshot.at) {
+            self.settles_at = None;
         }
     }
 }

@@ -1,22 +1,23 @@
-//! The tables: recognised where they are, created in an empty database, extended on request.
+//! The tables: found where they are, created in an empty database, extended on request.
 
 use std::time::{Duration, Instant};
 
-use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Sqlite, SqlitePool};
 use tokio::time::sleep;
 
+use super::connections::{WAIT_LIMIT, begin_write};
+use super::error::store_error;
+use super::file::make_private;
 use super::triggers::{REPORTS, Report};
-use super::{PATIENCE, make_private, unavailable};
 use crate::error::StoreError;
-use crate::store::sql::{
-    CACHES, CHANGE, CREATE_TABLES, CURRENT_SINCE, DEPRECATIONS, DETAILS, POLICIES, SECRETS,
-    SETTINGS,
+use crate::store::sql::detect;
+use crate::store::sql::schema::{
+    CHANGE, CURRENT_SINCE, EXTRA_COLUMNS, OWN_TABLES, SECRETS, Schema,
 };
-use crate::store::sql::{Schema, Tables};
 
 /// Adds a column of the extension each. No row is rewritten.
-const EXTEND: [&str; DETAILS.len()] = [
+const EXTEND: [&str; EXTRA_COLUMNS.len()] = [
     "ALTER TABLE api_keys ADD COLUMN revoked_at DATETIME",
     "ALTER TABLE api_keys ADD COLUMN revoked_reason VARCHAR",
     "ALTER TABLE api_keys ADD COLUMN hash_format VARCHAR",
@@ -51,18 +52,18 @@ const CREATE: [&str; 4] = [
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Finds out which schema a database has, and creates one where it has none.
-pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, StoreError> {
-    let mut connection = pool.acquire().await.map_err(unavailable)?;
+pub(super) async fn detect_or_create(pool: &SqlitePool) -> Result<Schema, StoreError> {
+    let mut connection = pool.acquire().await.map_err(store_error)?;
     if !is_empty(&mut connection).await? {
-        return recognise(&mut connection).await;
+        return detect::schema::<Sqlite>(&mut connection).await;
     }
     make_private(pool.connect_options().get_filename());
     // Readers and a writer side by side. Only here: the mode of a database that is in use is its
     // owner's choice. Not possible inside a transaction.
-    let given_up = Instant::now() + PATIENCE;
+    let given_up = Instant::now() + WAIT_LIMIT;
     loop {
         let set = sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await;
-        match set.map_err(unavailable) {
+        match set.map_err(store_error) {
             Ok(_) => break,
             // Where another process does the same, SQLite does not wait for it.
             Err(StoreError::Unavailable(_)) if Instant::now() < given_up => sleep(RETRY).await,
@@ -70,66 +71,67 @@ pub(super) async fn recognise_or_create(pool: &SqlitePool) -> Result<Schema, Sto
         }
     }
     drop(connection);
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
+    let mut transaction = begin_write(pool).await?;
     // Another process may have been faster.
     if is_empty(&mut transaction).await? {
-        for statement in CREATE.into_iter().chain(CREATE_TABLES) {
-            sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
-        }
-        for statement in missing(&mut transaction).await? {
-            sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
-        }
+        run(&mut transaction, &CREATE).await?;
+        let missing = missing(&mut transaction).await?;
+        run(&mut transaction, &missing).await?;
     }
-    let schema = recognise(&mut transaction).await?;
-    transaction.commit().await.map_err(unavailable)?;
+    let schema = detect::schema::<Sqlite>(&mut transaction).await?;
+    transaction.commit().await.map_err(store_error)?;
     Ok(schema)
 }
 
 /// Adds the parts of the extension that are missing.
 pub(super) async fn extend(pool: &SqlitePool) -> Result<Schema, StoreError> {
-    let mut connection = pool.acquire().await.map_err(unavailable)?;
+    let mut connection = pool.acquire().await.map_err(store_error)?;
     if missing(&mut connection).await?.is_empty() {
         // Not what was there when the store was opened: another process may have added it since.
-        return recognise(&mut connection).await;
+        return detect::schema::<Sqlite>(&mut connection).await;
     }
     drop(connection);
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)?;
-    for statement in missing(&mut transaction).await? {
-        sqlx::query(statement).execute(&mut *transaction).await.map_err(unavailable)?;
-    }
-    let schema = recognise(&mut transaction).await?;
-    transaction.commit().await.map_err(unavailable)?;
+    let mut transaction = begin_write(pool).await?;
+    let missing = missing(&mut transaction).await?;
+    run(&mut transaction, &missing).await?;
+    let schema = detect::schema::<Sqlite>(&mut transaction).await?;
+    transaction.commit().await.map_err(store_error)?;
     Ok(schema)
 }
 
-/// What adds the parts of the extension that are missing, or of another version.
-pub(crate) async fn missing(
+async fn run(
+    connection: &mut SqliteConnection,
+    statements: &[&'static str],
+) -> Result<(), StoreError> {
+    for statement in statements {
+        sqlx::query(*statement).execute(&mut *connection).await.map_err(store_error)?;
+    }
+    Ok(())
+}
+
+/// Returns what adds the parts of the extension that are missing, or of another version.
+pub(super) async fn missing(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<&'static str>, StoreError> {
-    let Tables { api_keys, users, secrets, policies, deprecations, settings, caches } =
-        tables(connection).await?;
+    let schema = detect::schema::<Sqlite>(connection).await?;
     let mut statements = Vec::new();
-    for (column, statement) in DETAILS.into_iter().zip(EXTEND) {
-        if !api_keys.iter().any(|known| known == column) {
+    for (column, statement) in EXTRA_COLUMNS.into_iter().zip(EXTEND) {
+        if !schema.has("api_keys", column) {
             statements.push(statement);
         }
     }
-    if !secrets.is_empty() && !secrets.iter().any(|known| known == CURRENT_SINCE) {
+    if schema.has_table(SECRETS) && !schema.has(SECRETS, CURRENT_SINCE) {
         statements.push(ADD_CURRENT_SINCE);
     }
-    let own = [secrets, policies, deprecations, settings, caches];
-    for (table, statement) in own.iter().zip(CREATE_TABLES) {
-        if table.is_empty() {
-            statements.push(statement);
-        }
-    }
-    let kept = kept(connection).await?;
-    for (Report { add_column, parts }, columns) in REPORTS.into_iter().zip([api_keys, users]) {
-        if !columns.iter().any(|known| known == CHANGE) {
+    let missing = OWN_TABLES.into_iter().filter(|(table, _)| !schema.has_table(table));
+    statements.extend(missing.map(|(_, create)| create));
+    let present = parts(connection).await?;
+    for (Report { add_column, parts }, table) in REPORTS.into_iter().zip(["api_keys", "users"]) {
+        if !schema.has(table, CHANGE) {
             statements.push(add_column);
         }
         for part in parts {
-            match kept.iter().find(|(name, _)| name == part.name) {
+            match present.iter().find(|(name, _)| name == part.name) {
                 Some((_, statement)) if statement == part.create => {}
                 Some(_) => statements.extend([part.drop, part.create]),
                 None => statements.push(part.create),
@@ -139,47 +141,23 @@ pub(crate) async fn missing(
     Ok(statements)
 }
 
-/// Whether changes are reported, in the way of this version.
+/// Returns whether changes are reported, in the way of this version.
 pub(super) async fn reports_changes(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
-    let kept = kept(connection).await?;
+    let present = parts(connection).await?;
     let mut parts = REPORTS.iter().flat_map(|report| &report.parts);
-    Ok(parts.all(|part| kept.iter().any(|(_, statement)| statement == part.create)))
+    Ok(parts.all(|part| present.iter().any(|(_, statement)| statement == part.create)))
 }
 
-/// The indexes and triggers of this crate: their names, and the statements that created them.
-async fn kept(connection: &mut SqliteConnection) -> Result<Vec<(String, String)>, StoreError> {
+/// Returns the indexes and triggers of this crate: their names, and the statements that created them.
+async fn parts(connection: &mut SqliteConnection) -> Result<Vec<(String, String)>, StoreError> {
     let query = sqlx::query_as(
         "SELECT name, sql FROM sqlite_master \
          WHERE type IN ('index', 'trigger') AND name GLOB 'lexikon_auth_*'",
     );
-    query.fetch_all(connection).await.map_err(unavailable)
-}
-
-async fn recognise(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {
-    Schema::recognise(&tables(connection).await?)
-}
-
-async fn tables(connection: &mut SqliteConnection) -> Result<Tables, StoreError> {
-    Ok(Tables {
-        api_keys: columns(connection, "api_keys").await?,
-        users: columns(connection, "users").await?,
-        secrets: columns(connection, SECRETS).await?,
-        policies: columns(connection, POLICIES).await?,
-        deprecations: columns(connection, DEPRECATIONS).await?,
-        settings: columns(connection, SETTINGS).await?,
-        caches: columns(connection, CACHES).await?,
-    })
-}
-
-pub(crate) async fn columns(
-    connection: &mut SqliteConnection,
-    table: &str,
-) -> Result<Vec<String>, StoreError> {
-    let query = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)").bind(table);
-    query.fetch_all(connection).await.map_err(unavailable)
+    query.fetch_all(connection).await.map_err(store_error)
 }
 
 async fn is_empty(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
     let query = sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)");
-    query.fetch_one(connection).await.map_err(unavailable)
+    query.fetch_one(connection).await.map_err(store_error)
 }

@@ -1,12 +1,10 @@
 //! Times as SQLAlchemy writes them to SQLite: text without a time zone, taken as UTC.
 
-use std::time::SystemTime;
-
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use crate::error::StoreError;
+use crate::store::sql::timestamp::Timestamp;
 
 /// What is written.
 const WRITTEN: &[BorrowedFormatItem<'_>] =
@@ -17,31 +15,21 @@ const READ: &[BorrowedFormatItem<'_>] = format_description!(
     "[year]-[month]-[day] [hour]:[minute]:[second][optional [.[subsecond]]]"
 );
 
-pub(crate) fn to_text(column: &'static str, time: SystemTime) -> Result<String, StoreError> {
-    let unstorable = || StoreError::Unstorable { column };
-    let nanoseconds = match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => i128::try_from(since.as_nanos()).ok(),
-        Err(before) => i128::try_from(before.duration().as_nanos()).ok().map(|before| -before),
-    };
-    let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds.ok_or_else(unstorable)?);
-    let time = time.ok().filter(|time| time.year() > 0).ok_or_else(unstorable)?;
-    time.format(WRITTEN).map_err(|_| unstorable())
+pub(super) fn to_text(time: Timestamp) -> String {
+    let nanoseconds = i128::from(time.microseconds()) * 1000;
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds);
+    time.ok().and_then(|time| time.format(WRITTEN).ok()).expect("it is in the years 1 to 9999")
 }
 
-pub(crate) fn to_text_optional(
-    column: &'static str,
-    time: Option<SystemTime>,
-) -> Result<Option<String>, StoreError> {
-    time.map(|time| to_text(column, time)).transpose()
-}
-
-pub(crate) fn from_text(text: &str) -> Option<SystemTime> {
-    Some(PrimitiveDateTime::parse(text, READ).ok()?.assume_utc().into())
+pub(super) fn from_text(text: &str) -> Option<Timestamp> {
+    let time = PrimitiveDateTime::parse(text, READ).ok()?.assume_utc();
+    let microseconds = time.unix_timestamp_nanos().div_euclid(1000);
+    microseconds.try_into().ok().map(Timestamp::from_microseconds)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -51,7 +39,7 @@ mod tests {
 
     #[test]
     fn times_are_written_as_sqlalchemy_writes_them() {
-        let written = |time| to_text("column", time).unwrap();
+        let written = |time| to_text(Timestamp::new("column", time).unwrap());
         assert_eq!(written(time(0, 0)), "1970-01-01 00:00:00.000000");
         assert_eq!(written(time(1_795_398_348, 159_298)), "2026-11-23 01:45:48.159298");
         assert_eq!(written(time(4_070_953_815, 1)), "2099-01-01 12:30:15.000001");
@@ -60,9 +48,10 @@ mod tests {
 
     #[test]
     fn times_are_read_with_and_without_a_fraction() {
-        assert_eq!(from_text("2026-11-23 01:45:48.159298"), Some(time(1_795_398_348, 159_298)));
-        assert_eq!(from_text("2026-11-23 01:45:48.5"), Some(time(1_795_398_348, 500_000)));
-        assert_eq!(from_text("2026-11-23 01:45:48"), Some(time(1_795_398_348, 0)));
+        let read = |text| from_text(text).map(Timestamp::to_time);
+        assert_eq!(read("2026-11-23 01:45:48.159298"), Some(time(1_795_398_348, 159_298)));
+        assert_eq!(read("2026-11-23 01:45:48.5"), Some(time(1_795_398_348, 500_000)));
+        assert_eq!(read("2026-11-23 01:45:48"), Some(time(1_795_398_348, 0)));
     }
 
     #[test]
@@ -83,15 +72,6 @@ mod tests {
         ];
         for text in texts {
             assert_eq!(from_text(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_time_that_no_column_can_hold_is_an_error() {
-        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 62);
-        let ancient = SystemTime::UNIX_EPOCH - Duration::from_secs(1 << 40);
-        for time in [far, ancient] {
-            assert!(matches!(to_text("c", time), Err(StoreError::Unstorable { column: "c" })));
         }
     }
 }

@@ -1,32 +1,33 @@
-//! Leases of connections, and what an error of the database means.
+//! The connections of a store: how long they are kept, and how long a statement may take.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgPool, PgSeverity, Postgres};
+use sqlx::postgres::{PgArguments, PgConnection, PgPool, Postgres};
 use sqlx::query::Query;
 use sqlx::{Connection, SqlStr, Transaction};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use super::error::{is_broken, is_unknown, store_error};
 use crate::error::StoreError;
-use crate::store::sql::constant;
+use crate::store::sql::statements::constant;
 use crate::unsettled::Unsettled;
 use crate::util::lock::lock;
 
 /// How long a connection waits for its next statement before it goes back to the pool.
-const KEPT: Duration = Duration::from_millis(50);
+const IDLE_LIMIT: Duration = Duration::from_millis(50);
 /// How long a connection stays away from the pool, whose limits of age it is to obey.
-const AWAY: Duration = Duration::from_secs(1);
+const AGE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a write may still be made whose answer never came: a commit can stall in the server, and the
 /// network deliver what was sent to it, after everybody gave up.
-const AFTERMATH: Duration = Duration::from_secs(60);
+const UNSETTLED_FOR: Duration = Duration::from_secs(60);
 
 /// How much later than it should the answer to a statement that was given up may come.
-const OVERDUE: Duration = Duration::from_millis(100);
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Connections of a pool, some of them kept for the next statement: with every return the pool asks the
 /// server for a sign of life, which doubles the round trips of a verification.
@@ -34,21 +35,21 @@ const OVERDUE: Duration = Duration::from_millis(100);
 pub(crate) struct Connections {
     pool: PgPool,
     /// How long a statement takes at most.
-    patience: Duration,
+    time_limit: Duration,
     /// What a transaction begins with that writes: the server gives it up when nobody waits any more.
     begin: Option<SqlStr>,
-    kept: Arc<Mutex<Kept>>,
+    idle: Arc<Mutex<IdleConnections>>,
 }
 
 #[derive(Default)]
-struct Kept {
-    idle: Vec<Idle>,
+struct IdleConnections {
+    connections: Vec<IdleConnection>,
     /// Whether a task is there to give them back.
-    is_swept: bool,
+    has_sweeper: bool,
 }
 
 /// A connection that nobody uses.
-struct Idle {
+struct IdleConnection {
     connection: PoolConnection<Postgres>,
     /// When it was taken from the pool.
     taken_at: Instant,
@@ -56,11 +57,11 @@ struct Idle {
 }
 
 impl Connections {
-    pub(super) fn new(pool: PgPool, patience: Duration) -> Self {
-        Self { pool, patience, begin: None, kept: Arc::default() }
+    pub(super) fn new(pool: PgPool, time_limit: Duration) -> Self {
+        Self { pool, time_limit, begin: None, idle: Arc::default() }
     }
 
-    /// Has the server give up writes after the patience, where the pool's own connections do not: a
+    /// Has the server give up writes after the time limit, where the pool's own connections do not: a
     /// statement that waits for a lock would be made long after everybody was told that it was not.
     pub(super) async fn limit_writes(self) -> Result<Self, StoreError> {
         let mut lease = self.lease().await?;
@@ -68,11 +69,12 @@ impl Connections {
             "SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'";
         let limit = sqlx::query_scalar(query).fetch_one(&mut *lease).await;
         lease.end();
-        let (limit, patience): (i64, _) = (limit.map_err(unavailable)?, self.patience.as_millis());
-        if (1..=patience).contains(&u128::from(limit.unsigned_abs())) {
+        let (limit, time_limit): (i64, _) =
+            (limit.map_err(store_error)?, self.time_limit.as_millis());
+        if (1..=time_limit).contains(&u128::from(limit.unsigned_abs())) {
             return Ok(self);
         }
-        let begin = format!("BEGIN; SET LOCAL statement_timeout = {}", patience.max(1));
+        let begin = format!("BEGIN; SET LOCAL statement_timeout = {}", time_limit.max(1));
         Ok(Self { begin: Some(constant(begin)), ..self })
     }
 
@@ -83,10 +85,10 @@ impl Connections {
         T: Send + 'static,
         W: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let deadline = Instant::now() + self.patience;
-        let lease = limited(self.patience, self.lease()).await?;
+        let deadline = Instant::now() + self.time_limit;
+        let lease = self.with_time_limit(self.lease()).await?;
         let mut write = Box::pin(write(lease));
-        let limit = self.patience + OVERDUE;
+        let limit = self.time_limit + GRACE;
         let settled: Unsettled = match timeout_at(deadline.into(), &mut write).await {
             Ok(done) if is_unknown(&done) => {
                 // The server may not have noticed that the connection broke, and goes on for as long.
@@ -98,7 +100,7 @@ impl Connections {
                 Unsettled::new(async move {
                     let is_known = matches!(rest.await, Ok(Ok(done)) if !is_unknown(&done));
                     if !is_known {
-                        sleep(AFTERMATH).await;
+                        sleep(UNSETTLED_FOR).await;
                     }
                 })
             }
@@ -106,22 +108,48 @@ impl Connections {
         Err(StoreError::Unsettled(settled))
     }
 
-    pub(crate) fn pool(&self) -> &PgPool {
+    /// Runs `work` on a connection, and gives it up after the time limit.
+    pub(super) async fn with_lease<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Lease) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with_time_limit(async {
+            let mut lease = self.lease().await?;
+            let done = work(&mut lease).await?;
+            lease.end();
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Gives up `work` after the time limit.
+    pub(super) async fn with_time_limit<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        with_time_limit(self.time_limit, work).await
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
+    pub(super) fn time_limit(&self) -> Duration {
+        self.time_limit
+    }
+
     pub(super) async fn lease(&self) -> Result<Lease, StoreError> {
-        let kept = lock(&self.kept).idle.pop().filter(|_| !self.pool.is_closed());
-        let (connection, taken_at) = match kept {
-            Some(Idle { connection, taken_at, .. }) => (connection, taken_at),
-            None => (self.pool.acquire().await.map_err(unavailable)?, Instant::now()),
+        let idle = lock(&self.idle).connections.pop().filter(|_| !self.pool.is_closed());
+        let (connection, taken_at) = match idle {
+            Some(IdleConnection { connection, taken_at, .. }) => (connection, taken_at),
+            None => (self.pool.acquire().await.map_err(store_error)?, Instant::now()),
         };
         Ok(Lease { connections: self.clone(), connection: Some(connection), taken_at })
     }
 
-    /// A connection that has just given a sign of life. Those that do not are closed on the way: where
+    /// Takes a connection that has just given a sign of life. Those that do not are closed on the way: where
     /// one has broken, all have perhaps.
-    pub(super) async fn lease_alive(&self) -> Result<Lease, StoreError> {
+    pub(super) async fn lease_tested(&self) -> Result<Lease, StoreError> {
         for _ in 0..self.pool.options().get_max_connections() {
             let mut lease = self.lease().await?;
             if lease.ping().await.is_ok() {
@@ -136,40 +164,40 @@ impl Connections {
         let is_wanted = self.pool.num_idle() == 0
             && self.pool.size() == self.pool.options().get_max_connections();
         let Ok(runtime) = Handle::try_current() else { return };
-        if is_wanted || taken_at.elapsed() > AWAY {
+        if is_wanted || taken_at.elapsed() > AGE_LIMIT {
             return;
         }
-        let mut kept = lock(&self.kept);
-        kept.idle.push(Idle { connection, taken_at, idle_since: Instant::now() });
-        if !kept.is_swept {
-            kept.is_swept = true;
-            runtime.spawn(sweep(Arc::downgrade(&self.kept)));
+        let mut idle = lock(&self.idle);
+        idle.connections.push(IdleConnection { connection, taken_at, idle_since: Instant::now() });
+        if !idle.has_sweeper {
+            idle.has_sweeper = true;
+            runtime.spawn(sweep(Arc::downgrade(&self.idle)));
         }
     }
 }
 
 /// Gives back what is not used any more, until nothing is kept.
-async fn sweep(kept: Weak<Mutex<Kept>>) {
+async fn sweep(idle: Weak<Mutex<IdleConnections>>) {
     loop {
-        sleep(KEPT).await;
-        let Some(kept) = kept.upgrade() else { return };
-        let mut kept = lock(&kept);
-        let unused = |idle: &mut Idle| idle.idle_since.elapsed() >= KEPT;
+        sleep(IDLE_LIMIT).await;
+        let Some(idle) = idle.upgrade() else { return };
+        let mut idle = lock(&idle);
+        let unused = |unused: &mut IdleConnection| unused.idle_since.elapsed() >= IDLE_LIMIT;
         // Dropped, a connection goes back to its pool.
-        kept.idle.extract_if(.., unused).for_each(drop);
-        if kept.idle.is_empty() {
-            kept.is_swept = false;
+        idle.connections.extract_if(.., unused).for_each(drop);
+        if idle.connections.is_empty() {
+            idle.has_sweeper = false;
             return;
         }
     }
 }
 
-impl Drop for Kept {
+impl Drop for IdleConnections {
     fn drop(&mut self) {
         // A pool takes connections back in a task of its own, and panics without a runtime. Where there
         // is none any more, the process is about to end, and its connections with it.
         if Handle::try_current().is_err() {
-            self.idle.drain(..).for_each(|idle| std::mem::forget(idle.connection));
+            self.connections.drain(..).for_each(|idle| std::mem::forget(idle.connection));
         }
     }
 }
@@ -190,7 +218,7 @@ impl Lease {
             Some(begin) => self.begin_with(begin).await,
             None => self.begin().await,
         };
-        transaction.map_err(unavailable)
+        transaction.map_err(store_error)
     }
 
     /// Runs one statement that writes, and ends.
@@ -201,11 +229,11 @@ impl Lease {
         if self.connections.begin.is_none() {
             let done = query.execute(&mut *self).await;
             self.end_after(&done);
-            return Ok(done.map_err(unavailable)?.rows_affected());
+            return Ok(done.map_err(store_error)?.rows_affected());
         }
         let mut transaction = self.begin_write().await?;
-        let done = query.execute(&mut *transaction).await.map_err(unavailable)?;
-        transaction.commit().await.map_err(unavailable)?;
+        let done = query.execute(&mut *transaction).await.map_err(store_error)?;
+        transaction.commit().await.map_err(store_error)?;
         self.end();
         Ok(done.rows_affected())
     }
@@ -233,7 +261,7 @@ impl Drop for Lease {
         // far more than the statement did. While a statement waits for a lock, its session goes on even
         // where the connection is closed: until it ends, it takes up room in the pool, or there would be
         // any number of them.
-        let limit = self.connections.patience + OVERDUE;
+        let limit = self.connections.time_limit + GRACE;
         runtime.spawn(async move {
             if !matches!(timeout(limit, connection.ping()).await, Ok(Ok(()))) {
                 connection.close_on_drop();
@@ -256,47 +284,11 @@ impl DerefMut for Lease {
     }
 }
 
-/// Gives up `work` after `patience`.
-pub(super) async fn limited<T>(
-    patience: Duration,
+/// Gives up `work` after `time_limit`.
+pub(super) async fn with_time_limit<T>(
+    time_limit: Duration,
     work: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let answer = timeout(patience, work).await;
+    let answer = timeout(time_limit, work).await;
     answer.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
-}
-
-/// Whether the connection is of no more use, as far as the answer tells.
-pub(super) fn is_broken<T>(answer: &sqlx::Result<T>) -> bool {
-    answer.as_ref().is_err_and(|error| !is_undone(error))
-}
-
-/// Whether the server says that nothing was done. It goes on after an `ERROR`; with anything worse it ends
-/// the session.
-fn is_undone(error: &sqlx::Error) -> bool {
-    let error = error.as_database_error().and_then(|error| error.try_downcast_ref());
-    error.is_some_and(|error: &PgDatabaseError| error.severity() == PgSeverity::Error)
-}
-
-/// Whether a write that failed may have been made all the same.
-fn is_unknown<T>(done: &Result<T, StoreError>) -> bool {
-    match done {
-        Err(StoreError::Unavailable(error)) => {
-            !error.downcast_ref::<sqlx::Error>().is_some_and(is_undone)
-        }
-        _ => false,
-    }
-}
-
-/// What a failure of sqlx means to a caller. PostgreSQL's codes:
-/// <https://www.postgresql.org/docs/15/errcodes-appendix.html>.
-pub(crate) fn unavailable(error: sqlx::Error) -> StoreError {
-    match error.as_database_error().and_then(|database| database.code()).as_deref() {
-        // unique_violation
-        Some("23505") => StoreError::Conflict,
-        // read_only_sql_transaction, insufficient_privilege
-        Some("25006" | "42501") => StoreError::ReadOnly(error.into()),
-        // data_corrupted, index_corrupted
-        Some("XX001" | "XX002") => StoreError::Corrupt(error.into()),
-        _ => StoreError::Unavailable(error.into()),
-    }
 }
