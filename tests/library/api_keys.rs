@@ -149,7 +149,10 @@ mod sqlite {
     #[tokio::test]
     async fn one_call_opens_a_database_and_another_ends_it() {
         let folder = Folder::new();
-        let keys = folder.open().await;
+        // On whatever thread there is.
+        let url = folder.url();
+        let opening = tokio::spawn(async move { ApiKeys::open(&url, one_secret()).await });
+        let keys = opening.await.unwrap().unwrap();
         let issued = keys.issue(NewKey::new("user-1", "deploy").scopes("read")).await.unwrap();
         let key = issued.key.expose_secret();
         assert!(keys.verify(key).await.unwrap().allows("read"));
