@@ -140,7 +140,7 @@ impl ApiKeysOptions {
         feed: impl ChangeFeed,
         close: Option<Close>,
     ) -> Result<ApiKeys, StoreError> {
-        let layers = self.with_caches(DynKeyStore::new(database.clone()), true).await?;
+        let layers = self.with_caches(DynKeyStore::new(database.clone())).await?;
         let verifier = self.verifier(&layers);
         let mut tasks = Tasks { close, ..Tasks::default() };
         if !self.is_policy_pinned {

@@ -22,8 +22,8 @@ use crate::verify::{VerifiedKey, Verifier};
 /// How long connections may take to close at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The API keys of one database, ready for use: a [`Verifier`] and a [`KeyManager`] over it, with caches, and
-/// with the tasks that keep caches and policy up to date and write last uses. Clones share all of it.
+/// The API keys of one database, ready for use: a [`Verifier`] and a [`KeyManager`] over it, and the tasks that
+/// keep caches and policy up to date and write last uses. Clones share all of it.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")] {
@@ -41,9 +41,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// # }
 /// ```
 ///
-/// The feature `cache` gives every database a cache in memory, unless the [options](ApiKeys::options) say
-/// otherwise. What only a store has, such as `set_owner_active`, is reached through the store: open it first, and
-/// pass it to the options.
+/// Caches are there if the [options](ApiKeys::options) say so. What only a store has, such as
+/// `set_owner_active`, is reached through the store: open it first, and pass it to the options.
 ///
 /// # Tasks
 ///

@@ -51,7 +51,7 @@ pub struct ApiKeysOptions {
     clock: Arc<dyn Clock>,
     flush_interval: Duration,
     #[cfg(feature = "cache")]
-    cache: Cache,
+    cache: Option<CacheOptions>,
     #[cfg(feature = "redis")]
     redis: Option<redis::RedisResult<redis::Client>>,
     #[cfg(feature = "redis")]
@@ -60,15 +60,6 @@ pub struct ApiKeysOptions {
     pub(super) extends_schema: bool,
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(super) time_zone: Option<TimeZone>,
-}
-
-/// Whether there is a cache in memory.
-#[cfg(feature = "cache")]
-enum Cache {
-    /// Over a database there is.
-    Usual,
-    With(CacheOptions),
-    Without,
 }
 
 impl ApiKeys {
@@ -88,7 +79,7 @@ impl ApiKeysOptions {
             clock: Arc::new(SystemClock),
             flush_interval: DEFAULT_FLUSH_INTERVAL,
             #[cfg(feature = "cache")]
-            cache: Cache::Usual,
+            cache: None,
             #[cfg(feature = "redis")]
             redis: None,
             #[cfg(feature = "redis")]
@@ -122,20 +113,12 @@ impl ApiKeysOptions {
         Self { flush_interval: interval, ..self }
     }
 
-    /// Sets the size of the cache in memory, and how long its entries are used.
-    ///
-    /// A database has a cache of the default size without this. A store that is [given](Self::over) has
-    /// none: what changes it past this handle is noticed after
+    /// Puts a cache in memory over the store. A database tells it what others change, within milliseconds;
+    /// what changes another store past this handle is noticed after
     /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed).
     #[cfg(feature = "cache")]
     pub fn cache(self, options: CacheOptions) -> Self {
-        Self { cache: Cache::With(options), ..self }
-    }
-
-    /// Has no cache in memory: every verification is a look-up.
-    #[cfg(feature = "cache")]
-    pub fn without_cache(self) -> Self {
-        Self { cache: Cache::Without, ..self }
+        Self { cache: Some(options), ..self }
     }
 
     /// Puts a cache in Redis, which instances share, between the database and the cache in memory. Redis
@@ -193,24 +176,18 @@ impl ApiKeysOptions {
     /// # Ok(()) }
     /// ```
     pub async fn over(self, store: impl KeyStore + 'static) -> Result<ApiKeys, StoreError> {
-        let layers = self.with_caches(DynKeyStore::new(store), false).await?;
+        let layers = self.with_caches(DynKeyStore::new(store)).await?;
         let verifier = self.verifier(&layers);
         Ok(self.start(layers, verifier, Tasks::default()))
     }
 
     /// Puts the caches over a store.
-    pub(super) async fn with_caches(
-        &self,
-        store: DynKeyStore,
-        is_database: bool,
-    ) -> Result<Layers, StoreError> {
+    pub(super) async fn with_caches(&self, store: DynKeyStore) -> Result<Layers, StoreError> {
         let layers = Layers { store, is_cached: false };
         #[cfg(feature = "redis")]
         let layers = self.with_redis(layers).await?;
         #[cfg(feature = "cache")]
-        let layers = self.with_cache(layers, is_database);
-        #[cfg(not(feature = "cache"))]
-        let _ = is_database;
+        let layers = self.with_cache(layers);
         Ok(layers)
     }
 
@@ -225,13 +202,9 @@ impl ApiKeysOptions {
     }
 
     #[cfg(feature = "cache")]
-    fn with_cache(&self, layers: Layers, is_database: bool) -> Layers {
-        let options = match &self.cache {
-            Cache::Usual if is_database => CacheOptions::default(),
-            Cache::With(options) => options.clone(),
-            Cache::Usual | Cache::Without => return layers,
-        };
-        let store = CachedStore::with_options(layers.store, options);
+    fn with_cache(&self, layers: Layers) -> Layers {
+        let Some(options) = &self.cache else { return layers };
+        let store = CachedStore::with_options(layers.store, options.clone());
         Layers { store: DynKeyStore::new(store), is_cached: true }
     }
 

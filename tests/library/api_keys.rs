@@ -223,7 +223,10 @@ mod sqlite {
         let folder = Folder::new();
         std::fs::write(folder.path(), data::SQLITE).unwrap();
         // It waits for nothing that cannot come.
-        let keys = timeout(PATIENCE, folder.open()).await.unwrap();
+        let options = ApiKeys::options(one_secret());
+        #[cfg(feature = "cache")]
+        let options = options.cache(lexikon_auth::store::CacheOptions::default());
+        let keys = timeout(PATIENCE, options.open(&folder.url())).await.unwrap().unwrap();
         assert!(!cfg!(feature = "cache") || !keys.is_following());
         keys.shutdown().await.unwrap();
         assert_eq!(std::fs::read(folder.path()).unwrap(), data::SQLITE);
