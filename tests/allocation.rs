@@ -407,7 +407,7 @@ mod cache {
         const UNKNOWN: u64 = 64 << 10;
         let options = CacheOptions::default().max_bytes(BOUND).max_unknown_bytes(UNKNOWN);
         let before = LIVE.get();
-        let cached = CachedStore::with_options(Endless, options);
+        let cached = CachedStore::new(Endless, options);
         let mut most = 0;
         for number in 0..50_000 {
             ready(cached.find(&lexikon_auth_tests::candidates(&format!("lxk_{number:043}"))))

@@ -231,7 +231,7 @@ async fn servers() {
     let options = RedisOptions::default().timeout(Duration::from_secs(60)).max_value_bytes(1000);
     let secrets = ring(&SECRETS[..2]);
     let shared = RedisStore::new(database.clone(), redis.client(), &secrets, options).await;
-    let cached = CachedStore::new(shared.clone());
+    let cached = CachedStore::new(shared.clone(), CacheOptions::default());
     let follower = Follower::spawn(cached.clone(), database.changes());
     follower.connected().await;
 
@@ -308,7 +308,7 @@ async fn evictions() -> CachedStore<MemoryStore> {
         store.insert(&row).await.unwrap();
     }
     let options = CacheOptions::default().max_bytes(100_000).max_unknown_bytes(20_000);
-    let cached = CachedStore::with_options(store, options);
+    let cached = CachedStore::new(store, options);
     for number in 0..400 {
         cached.find(&candidates(&numbered(number))).await.unwrap();
     }

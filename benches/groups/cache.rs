@@ -51,7 +51,7 @@ impl Keys {
             keys.push((candidates, Change::Key(record.id)));
         }
         let options = CacheOptions::default().max_bytes(1 << 30);
-        let keys = Self { cached: CachedStore::with_options(store, options), keys };
+        let keys = Self { cached: CachedStore::new(store, options), keys };
         (0..count / OWNED).for_each(|owner| _ = keys.load(owner));
         keys
     }

@@ -27,7 +27,7 @@ pub fn bench(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder for the database");
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let pool = runtime.block_on(connect(&folder.path().join("keys.db"))).expect("a new database");
-    let store = runtime.block_on(SqliteStore::with_pool(pool.clone())).expect("new tables");
+    let store = runtime.block_on(SqliteStore::from_pool(pool.clone())).expect("new tables");
     let texts = runtime.block_on(fill(&pool)).expect("the tables take rows");
 
     let hashes: Vec<_> =

@@ -50,7 +50,7 @@ impl Database {
             ] {
                 sqlx::query(AssertSqlSafe(statement)).execute(&pool).await.expect("a table");
             }
-            let store = SqliteStore::with_pool(pool.clone()).await.expect("the schema is known");
+            let store = SqliteStore::from_pool(pool.clone()).await.expect("the schema is known");
             (pool, store)
         });
         let verifier = Verifier::new(store.clone(), ring());

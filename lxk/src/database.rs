@@ -191,7 +191,7 @@ async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure
     let tables: Result<i64, _> = sqlx::query_scalar(tables).fetch_one(&pool).await;
     match tables {
         Ok(0) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
-        Ok(_) => in_time_zone(SqliteStore::with_pool(pool).await?),
+        Ok(_) => in_time_zone(SqliteStore::from_pool(pool).await?),
         Err(error) => Err(Failure::Unavailable(format!("{name} cannot be read: {error}"))),
     }
 }
@@ -216,7 +216,7 @@ async fn connect_postgres(url: &str, may_create: bool) -> Result<KeyTable, Failu
     match is_there {
         Ok(false) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
         Ok(_) => {
-            in_time_zone(PostgresStore::with_pool(pool.connect_lazy_with(options), TIMEOUT).await?)
+            in_time_zone(PostgresStore::from_pool(pool.connect_lazy_with(options), TIMEOUT).await?)
         }
         Err(error) => Err(Failure::Unavailable(format!("{host}:{port} does not answer: {error}"))),
     }

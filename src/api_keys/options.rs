@@ -204,7 +204,7 @@ impl ApiKeysOptions {
     #[cfg(feature = "cache")]
     fn with_cache(&self, layers: Layers) -> Layers {
         let Some(options) = &self.cache else { return layers };
-        let store = CachedStore::with_options(layers.store, options.clone());
+        let store = CachedStore::new(layers.store, options.clone());
         Layers { store: DynKeyStore::new(store), is_cached: true }
     }
 

@@ -37,8 +37,8 @@ use crate::record::KeyRecord;
 ///
 /// ```
 /// use lexikon_auth::store::{CacheOptions, CachedStore, MemoryStore};
-/// let store = CachedStore::new(MemoryStore::new());
-/// let small = CachedStore::with_options(MemoryStore::new(), CacheOptions::default().max_bytes(1 << 20));
+/// let store = CachedStore::new(MemoryStore::new(), CacheOptions::default());
+/// let small = CachedStore::new(MemoryStore::new(), CacheOptions::default().max_bytes(1 << 20));
 /// ```
 pub struct CachedStore<S> {
     store: Arc<S>,
@@ -60,13 +60,8 @@ impl<S> fmt::Debug for CachedStore<S> {
 }
 
 impl<S: KeyLookup> CachedStore<S> {
-    /// Makes a cache of the default size over `store`.
-    pub fn new(store: S) -> Self {
-        Self::with_options(store, CacheOptions::default())
-    }
-
     /// Makes a cache over `store`.
-    pub fn with_options(store: S, options: CacheOptions) -> Self {
+    pub fn new(store: S, options: CacheOptions) -> Self {
         Self { store: Arc::new(store), cache: Arc::new(LoadingCache::new(options)) }
     }
 

@@ -33,11 +33,11 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// # #[cfg(all(feature = "postgres", feature = "cache"))] {
-/// use lexikon_auth::store::{CachedStore, PostgresStore};
+/// use lexikon_auth::store::{CacheOptions, CachedStore, PostgresStore};
 /// use lexikon_auth::tasks::Follower;
 /// let database = PostgresStore::connect("postgres://lexikon@localhost/lexikon".parse()?).await?;
 /// let database = database.extend_schema().await?; // installs the triggers that report changes
-/// let store = CachedStore::new(database.clone());
+/// let store = CachedStore::new(database.clone(), CacheOptions::default());
 /// let follower = Follower::spawn(store.clone(), database.changes());
 /// follower.connected().await;
 /// # }

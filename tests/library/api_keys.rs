@@ -410,7 +410,7 @@ mod postgres {
     #[tokio::test]
     async fn a_pool_of_the_application_stays_open() {
         let pool = PgPool::connect_with(database().await).await.unwrap();
-        let store = PostgresStore::with_pool(pool.clone(), Duration::from_secs(10)).await.unwrap();
+        let store = PostgresStore::from_pool(pool.clone(), Duration::from_secs(10)).await.unwrap();
         let keys = ApiKeys::options(one_secret()).over_postgres(store).await.unwrap();
         keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
         keys.shutdown().await.unwrap();

@@ -31,7 +31,7 @@ fn gated(rows: &[KeyRecord]) -> Gated {
 /// The same, and a cache over it.
 fn cached(rows: &[KeyRecord]) -> (Gated, CachedStore<Gated>) {
     let store = gated(rows);
-    (store.clone(), CachedStore::new(store))
+    (store.clone(), CachedStore::new(store, CacheOptions::default()))
 }
 
 fn verifier(store: &CachedStore<Gated>) -> Verifier<CachedStore<Gated>> {
@@ -276,7 +276,7 @@ async fn a_follower_keeps_answers_long_and_notices_silence() {
 async fn unknown_keys_have_a_budget_of_their_own() {
     let store = gated(&[row(0)]);
     let options = CacheOptions::default().max_unknown_bytes(64 << 10);
-    let cached = CachedStore::with_options(store.clone(), options);
+    let cached = CachedStore::new(store.clone(), options);
     cached.find(&candidates(&key(0))).await.unwrap();
     for garbage in 1..5000 {
         assert_eq!(cached.find(&candidates(&key(garbage))).await.unwrap(), None);
@@ -343,7 +343,7 @@ async fn a_legacy_key_is_looked_up_again_when_a_key_is_added() {
 async fn the_number_of_entries_is_bounded_too() {
     let store = gated(&(0..1000).map(row).collect::<Vec<_>>());
     let options = CacheOptions::default().max_entries(100);
-    let cached = CachedStore::with_options(store.clone(), options);
+    let cached = CachedStore::new(store.clone(), options);
     for number in (0..1000).chain((0..1000).rev()) {
         cached.find(&candidates(&key(number))).await.unwrap();
     }
@@ -353,7 +353,7 @@ async fn the_number_of_entries_is_bounded_too() {
 #[tokio::test]
 async fn a_hash_that_a_row_is_given_is_no_longer_unknown() {
     let keys = lexikon_auth_tests::store(&[row(1)]);
-    let cached = CachedStore::new(keys);
+    let cached = CachedStore::new(keys, CacheOptions::default());
     assert_eq!(cached.find(&candidates(&key(2))).await.unwrap(), None);
     let (id, expected, replacement) = ("key-1".into(), row(1).hash, row(2).hash);
     let change = HashChange { id, expected, replacement };
@@ -364,7 +364,10 @@ async fn a_hash_that_a_row_is_given_is_no_longer_unknown() {
 #[tokio::test]
 async fn long_ids_count() {
     let bytes = async |id: &str| {
-        let cached = CachedStore::new(lexikon_auth_tests::store(&[record(id, row(1).hash)]));
+        let cached = CachedStore::new(
+            lexikon_auth_tests::store(&[record(id, row(1).hash)]),
+            CacheOptions::default(),
+        );
         cached.find(&candidates(&key(1))).await.unwrap();
         cached.bytes()
     };

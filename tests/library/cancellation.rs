@@ -38,7 +38,7 @@ impl Scene {
     /// `way` is how the instance reaches the database.
     async fn over(way: PgConnectOptions, direct: PgConnectOptions, patience: Duration) -> Self {
         let pool = PgPool::connect_with(way).await.unwrap();
-        let database = PostgresStore::with_pool(pool, patience).await.unwrap();
+        let database = PostgresStore::from_pool(pool, patience).await.unwrap();
         let redis = redis_server::patient().prefix(&redis_server::prefix());
         let tier = async || {
             let client = redis_server::shared_client();
@@ -46,7 +46,7 @@ impl Scene {
         };
         let shared = tier().await;
         let options = CacheOptions::default().max_age(AGE).max_age_unfollowed(AGE);
-        let store = CachedStore::with_options(shared.clone(), options);
+        let store = CachedStore::new(shared.clone(), options);
         Self {
             pool: PgPool::connect_with(direct).await.unwrap(),
             tier: shared,

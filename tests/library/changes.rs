@@ -38,7 +38,7 @@ impl Scene {
         let options = postgres::database().await;
         let database = PostgresStore::connect(options.clone()).await.unwrap();
         let cache = CacheOptions::default().max_age(LONG);
-        let store = CachedStore::with_options(database.clone(), cache);
+        let store = CachedStore::new(database.clone(), cache);
         let follower = Follower::spawn(store.clone(), database.changes());
         follower.connected().await;
         Self {
@@ -336,7 +336,7 @@ async fn functions_of_another_version_are_replaced() {
     // Nobody may write either, and nothing has to be written.
     sqlx::raw_sql("LOCK TABLE api_keys, users").execute(&mut *reader).await.unwrap();
     let pool = PgPool::connect_with(scene.options.clone()).await.unwrap();
-    let database = PostgresStore::with_pool(pool, Duration::from_secs(2)).await.unwrap();
+    let database = PostgresStore::from_pool(pool, Duration::from_secs(2)).await.unwrap();
     database.extend_schema().await.expect("all is there");
 }
 

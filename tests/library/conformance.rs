@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use lexikon_auth::conformance::{self, Subject};
 use lexikon_auth::crypto::Candidates;
-#[cfg(feature = "cache")]
-use lexikon_auth::store::CachedStore;
 #[cfg(any(feature = "cache", feature = "redis"))]
 use lexikon_auth::store::Change;
+#[cfg(feature = "cache")]
+use lexikon_auth::store::{CacheOptions, CachedStore};
 use lexikon_auth::store::{DynKeyStore, KeyLookup, MemoryStore};
 use lexikon_auth::store::{FeedEvent, SharedCache};
 use lexikon_auth::store::{RedisOptions, RedisStore};
@@ -94,7 +94,7 @@ impl<T: Subject> Subject for Cached<T> {
     type Store = CachedStore<T::Store>;
 
     async fn empty(&self) -> Self::Store {
-        CachedStore::new(self.0.empty().await)
+        CachedStore::new(self.0.empty().await, CacheOptions::default())
     }
 
     async fn set_owner_active(&self, store: &Self::Store, owner: &OwnerId, active: bool) {
@@ -199,7 +199,7 @@ async fn a_wrapper_that_swallows_caches() {
 #[cfg(feature = "cache")]
 #[tokio::test]
 async fn the_cache_as_a_wrapper() {
-    conformance::run_wrapper(async |inner| CachedStore::new(inner)).await;
+    conformance::run_wrapper(async |inner| CachedStore::new(inner, CacheOptions::default())).await;
 }
 
 #[cfg(feature = "redis")]
@@ -392,7 +392,7 @@ mod postgres {
     async fn store(database: PgConnectOptions) -> PostgresStore {
         let pool = PgPoolOptions::new().acquire_timeout(PATIENCE).max_connections(10);
         let pool = pool.connect_with(database).await.unwrap();
-        PostgresStore::with_pool(pool, PATIENCE).await.unwrap()
+        PostgresStore::from_pool(pool, PATIENCE).await.unwrap()
     }
 
     /// The store's own schema.

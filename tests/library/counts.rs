@@ -18,7 +18,7 @@ fn cached(count: u32, options: CacheOptions) -> CachedStore<MemoryStore> {
         let row = record(&number.to_string(), hmac_hash(SECRETS[0], &key(number)));
         ready(store.insert(&row)).unwrap();
     }
-    let cached = CachedStore::with_options(store, options);
+    let cached = CachedStore::new(store, options);
     ready(cached.on_feed_event(&FeedEvent::of_database(FeedEventKind::Connected)));
     cached
 }

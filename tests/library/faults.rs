@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use lexikon_auth::crypto::{Candidates, HashFormat, KeyHash, PresentedKey};
-use lexikon_auth::store::{CachedStore, KeyStore, PostgresStore};
+use lexikon_auth::store::{CacheOptions, CachedStore, KeyStore, PostgresStore};
 use lexikon_auth::tasks::Follower;
 use lexikon_auth::{
     KeyId, KeyManager, KeyRecord, LegacyPolicy, NewKey, Policy, Refusal, SecretRing, ServerSecret,
@@ -34,7 +34,7 @@ fn ring() -> SecretRing {
 async fn connect(options: &PgConnectOptions) -> PostgresStore {
     let second = Duration::from_secs(1);
     let pool = PgPoolOptions::new().acquire_timeout(second).test_before_acquire(false);
-    PostgresStore::with_pool(pool.connect_with(options.clone()).await.unwrap(), second)
+    PostgresStore::from_pool(pool.connect_with(options.clone()).await.unwrap(), second)
         .await
         .unwrap()
 }
@@ -141,7 +141,7 @@ async fn a_cache_goes_on_for_a_while_and_no_longer() {
     let options = postgres::database().await;
     let proxy = Proxy::to(options.get_port()).await;
     let database = connect(&options.clone().port(proxy.port)).await;
-    let store = CachedStore::new(database.clone());
+    let store = CachedStore::new(database.clone(), CacheOptions::default());
     let follower = Follower::spawn(store.clone(), database.changes());
     follower.connected().await;
     // Whoever revokes is not cut off.
@@ -183,7 +183,8 @@ async fn many_callers_of_one_cold_key_are_one_statement() {
     let store = connect(&options).await;
     let issued = KeyManager::new(store.clone(), &ring()).issue(NewKey::new("user-1", "name")).await;
     let key: Arc<str> = issued.unwrap().key.expose_secret().into();
-    let verifier = Arc::new(Verifier::new(CachedStore::new(store), ring()));
+    let verifier =
+        Arc::new(Verifier::new(CachedStore::new(store, CacheOptions::default()), ring()));
     let executed = async || -> i64 {
         let query = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements \
                      JOIN pg_database ON oid = dbid WHERE datname = current_database() \

@@ -59,7 +59,7 @@ fn runtime() -> Runtime {
 fn assert_not_vouched_for(panics: bool, fault: impl FnOnce(Runtime) -> Option<Runtime>) {
     let keys = lexikon_auth_tests::store(&[record("key-1", legacy_hash(UNTAGGED))]);
     let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
-    let cached = CachedStore::with_options(keys.clone(), options);
+    let cached = CachedStore::new(keys.clone(), options);
     let is_revoked = || {
         let found = ready(cached.find(&candidates(UNTAGGED)));
         found.unwrap().unwrap().is_revoked()
@@ -110,7 +110,7 @@ fn a_cache_whose_follower_does_not_get_to_run_trusts_nothing_old() {
 fn a_cache_whose_follower_runs_keeps_what_it_has() {
     let keys = lexikon_auth_tests::store(&[record("key-1", legacy_hash(UNTAGGED))]);
     let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
-    let cached = CachedStore::with_options(keys, options);
+    let cached = CachedStore::new(keys, options);
     let runtime = runtime();
     let follower = runtime.block_on(async {
         let follower = Follower::spawn(cached.clone(), Quiet { panics: false });
@@ -129,7 +129,7 @@ fn a_cache_whose_follower_runs_keeps_what_it_has() {
 fn the_end_of_a_follower_that_was_replaced_costs_a_cache_a_second_at_most() {
     let keys = lexikon_auth_tests::store(&[record("key-1", legacy_hash(UNTAGGED))]);
     let options = CacheOptions::default().max_age_unfollowed(Duration::ZERO);
-    let cached = CachedStore::with_options(keys, options);
+    let cached = CachedStore::new(keys, options);
     let runtime = runtime();
     let new = runtime.block_on(async {
         let old = Follower::spawn(cached.clone(), Quiet { panics: false });

@@ -102,7 +102,7 @@ async fn times_are_utc_whatever_the_session_says() {
         })
     });
     let pool = pool.connect_with(options).await.unwrap();
-    let store = PostgresStore::with_pool(pool.clone(), Duration::from_secs(2)).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone(), Duration::from_secs(2)).await.unwrap();
     let expiry = SystemTime::UNIX_EPOCH + Duration::from_micros(4_070_953_815_123_456);
     let new = NewKey::new("user-1", "dated").scopes("read").expires_at(expiry);
     let issued = KeyManager::new(store.clone(), &ring()).issue(new).await.unwrap();
@@ -248,7 +248,7 @@ async fn usage_of_many_instances_is_written_without_a_deadlock() {
 async fn a_statement_that_hangs_is_unavailable_and_its_connection_is_not_used_again() {
     let options = service().await;
     let pool = PgPoolOptions::new().max_connections(1).connect_with(options.clone()).await.unwrap();
-    let store = PostgresStore::with_pool(pool, Duration::from_secs(1)).await.unwrap();
+    let store = PostgresStore::from_pool(pool, Duration::from_secs(1)).await.unwrap();
     let verifier = Verifier::new(store, ring());
     let key = key_of("hmac-sha256 admin");
     _ = verifier.verify(&key).await.unwrap();
@@ -281,7 +281,7 @@ async fn a_server_that_is_not_there_is_unavailable() {
 async fn connections_kept_for_the_next_statement_come_back() {
     let options = service().await;
     let pool = PgPoolOptions::new().max_connections(3).connect_with(options).await.unwrap();
-    let store = PostgresStore::with_pool(pool.clone(), Duration::from_secs(60)).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone(), Duration::from_secs(60)).await.unwrap();
     let verifier = Verifier::new(store, ring());
     _ = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap();
     // The application wants all of its connections.

@@ -188,7 +188,8 @@ async fn others_hear_of_a_write_that_was_given_up() {
     let (one, two) =
         (instance(redis_server::client(proxy.port)).await, instance(server.client()).await);
     let feed = two.changes();
-    let cached = lexikon_auth::store::CachedStore::new(two);
+    let cached =
+        lexikon_auth::store::CachedStore::new(two, lexikon_auth::store::CacheOptions::default());
     let follower = lexikon_auth::tasks::Follower::spawn(cached.clone(), feed);
     follower.connected().await;
     assert!(!cached.find(&key).await.unwrap().unwrap().is_revoked());

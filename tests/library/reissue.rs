@@ -75,9 +75,9 @@ fn a_key_that_is_not_in_force_gets_no_other_plaintext() {
 #[cfg(feature = "cache")]
 #[tokio::test]
 async fn a_cache_forgets_the_first_plaintext() {
-    use lexikon_auth::store::{CachedStore, MemoryStore};
+    use lexikon_auth::store::{CacheOptions, CachedStore, MemoryStore};
     use lexikon_auth::{KeyManager, Verifier};
-    let store = CachedStore::new(MemoryStore::new());
+    let store = CachedStore::new(MemoryStore::new(), CacheOptions::default());
     let ring = lexikon_auth_tests::one_secret();
     let manager = KeyManager::new(store.clone(), &ring);
     let verifier = Verifier::new(store, ring);

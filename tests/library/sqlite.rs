@@ -204,7 +204,7 @@ async fn an_empty_read_only_database_says_so() {
 /// A store that does not wait for locks, so that the tests need not either.
 async fn impatient(file: &File) -> SqliteStore {
     let options = SqliteConnectOptions::new().filename(&file.path).busy_timeout(Duration::ZERO);
-    SqliteStore::with_pool(SqlitePool::connect_with(options).await.unwrap()).await.unwrap()
+    SqliteStore::from_pool(SqlitePool::connect_with(options).await.unwrap()).await.unwrap()
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn no_free_connection_is_unavailable() {
     let options = SqliteConnectOptions::new().filename(&file.path);
     let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(1));
     let pool = pool.connect_with(options).await.unwrap();
-    let store = SqliteStore::with_pool(pool.clone()).await.unwrap();
+    let store = SqliteStore::from_pool(pool.clone()).await.unwrap();
     let verifier = Verifier::new(store, ring);
     let taken = pool.acquire().await.unwrap();
     let error = verifier.verify(&key).await.unwrap_err();

@@ -70,7 +70,7 @@ impl Scene {
 
     async fn follow(&self) -> Instance {
         let cache = CacheOptions::default().max_age(LONG).max_age_unfollowed(LONG);
-        let store = CachedStore::with_options(self.database.clone(), cache);
+        let store = CachedStore::new(self.database.clone(), cache);
         let follower = Follower::spawn(store.clone(), self.database.changes());
         follower.connected().await;
         Instance { verifier: Verifier::new(store.clone(), ring()), store, follower }
@@ -593,7 +593,7 @@ async fn a_database_that_cannot_report_says_what_to_do() {
     }
     let pool =
         SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.unwrap();
-    let store = SqliteStore::with_pool(pool).await.unwrap();
+    let store = SqliteStore::from_pool(pool).await.unwrap();
     let error = store.changes().subscribe().await.err().unwrap();
     assert!(error.to_string().contains("in a file"), "{error}");
 }

@@ -9,7 +9,8 @@ use lexikon_auth::admin::{BatchObserver, DeprecatedKeys, KeyFilter, KeyTable, Kn
 use lexikon_auth::clock::ManualClock;
 use lexikon_auth::crypto::{HashFormat, KeyHash};
 use lexikon_auth::store::{
-    CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore, TimeZone,
+    CacheOptions, CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore,
+    TimeZone,
 };
 use lexikon_auth::{KeyId, KeyManager, KeyRecord, LegacyPolicy, Rotation, StoreError, Verifier};
 use lexikon_auth_tests::{SECRETS, clock_at_noon, noon, one_secret, postgres, ring, secret};
@@ -178,7 +179,10 @@ async fn a_successor_gets_the_expiry_from_before_a_deprecation() {
             let before = tier.expiry_before_deprecation(&rows[1].id).await.unwrap();
             assert_eq!(before, Some(rows[1].expires_at));
         }
-        let manager = KeyManager::new(CachedStore::new(store.clone()), &one_secret());
+        let manager = KeyManager::new(
+            CachedStore::new(store.clone(), CacheOptions::default()),
+            &one_secret(),
+        );
         let manager = manager.with_clock(clock_at_noon());
         for row in &rows {
             let issued = manager.rotate(&row.id, Rotation::default().overlap(DAY)).await.unwrap();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lexikon_auth::store::{
-    CachedStore, DynKeyStore, KeyStore, PostgresStore, RedisOptions, RedisStore, SqliteStore,
+    CacheOptions, CachedStore, DynKeyStore, KeyStore, PostgresStore, RedisOptions, RedisStore,
+    SqliteStore,
 };
 use lexikon_auth::store::{ChangeFeed, RedisCounts};
 use lexikon_auth::tasks::{Follower, PolicyFollower};
@@ -76,7 +77,7 @@ impl Backend {
                 (DynKeyStore::new(RedisStore::clone(&tier)), Some(counts))
             }
         };
-        let store = CachedStore::new(store);
+        let store = CachedStore::new(store, CacheOptions::default());
         let follower = Arc::new(Follower::spawn(store.clone(), feed));
         let kind = match database {
             Database::Sqlite(_) => "sqlite",

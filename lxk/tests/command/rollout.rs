@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lexikon_auth::store::{
-    CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore,
+    CacheOptions, CachedStore, DynKeyStore, KeyStore, PolicySource, PostgresStore, SqliteStore,
 };
 use lexikon_auth::tasks::{Follower, PolicyFollower};
 use lexikon_auth::{KeyManager, NewKey, Verifier};
@@ -46,7 +46,7 @@ impl Scene {
         let database = Database::Sqlite(SqlitePool::connect(&url).await.unwrap());
         prepare(&database, &url).await;
         let store = SqliteStore::open(&path).await.unwrap();
-        let cached = CachedStore::new(DynKeyStore::new(store.clone()));
+        let cached = CachedStore::new(DynKeyStore::new(store.clone()), CacheOptions::default());
         Self::with(url, database, store, cached, None, Some(folder)).await
     }
 
@@ -60,7 +60,7 @@ impl Scene {
         let database = Database::Postgres(PgPool::connect(&url).await.unwrap());
         prepare(&database, &url).await;
         let store = PostgresStore::connect(options).await.unwrap();
-        let cached = CachedStore::new(DynKeyStore::new(store.clone()));
+        let cached = CachedStore::new(DynKeyStore::new(store.clone()), CacheOptions::default());
         let follower = Follower::spawn(cached.clone(), store.changes());
         follower.connected().await;
         Self::with(url, database, store, cached, Some(follower), None).await

@@ -25,7 +25,7 @@ async fn a_process_refuses_what_another_has_revoked() {
         // Another instance, which tells the first one nothing.
         let manager = KeyManager::new(SqliteStore::open(&path).await.unwrap(), &one_secret());
         let cache = CacheOptions::default().max_age(LONG).max_age_unfollowed(LONG);
-        let store = CachedStore::with_options(database.clone(), cache);
+        let store = CachedStore::new(database.clone(), cache);
         let follower = Follower::spawn(store.clone(), database.changes());
         follower.connected().await;
         let verifier = Verifier::new(store, one_secret());

@@ -127,7 +127,7 @@ impl Plan {
             None => DynKeyStore::new(slow.clone()),
         };
         let options = CacheOptions::default().max_age_unfollowed(MAX_AGE_UNFOLLOWED);
-        let store = CachedStore::with_options(beneath, options);
+        let store = CachedStore::new(beneath, options);
         let (followed, feed) = (store.clone(), self.feed);
         let follow = move || {
             let store = followed.clone();

@@ -267,5 +267,5 @@ async fn patient(options: PgConnectOptions) -> PostgresStore {
             Box::pin(async move { limit.execute(connection).await.map(drop) })
         });
     let pool = pool.connect_with(options).await.unwrap();
-    PostgresStore::with_pool(pool, STATEMENT_TIMEOUT).await.unwrap()
+    PostgresStore::from_pool(pool, STATEMENT_TIMEOUT).await.unwrap()
 }

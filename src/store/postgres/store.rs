@@ -40,7 +40,7 @@ impl SqlStore<Postgres> {
                 Box::pin(async move { limit.execute(connection).await.map(drop) })
             })
             .connect_with(options);
-        Self::with_pool(pool.await.map_err(store_error)?, TIME_LIMIT).await
+        Self::from_pool(pool.await.map_err(store_error)?, TIME_LIMIT).await
     }
 
     /// Uses a pool of sqlx 0.9 that the application has already: for another number of connections,
@@ -52,7 +52,7 @@ impl SqlStore<Postgres> {
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
-    pub async fn with_pool(pool: PgPool, time_limit: Duration) -> Result<Self, StoreError> {
+    pub async fn from_pool(pool: PgPool, time_limit: Duration) -> Result<Self, StoreError> {
         let connections = Connections::new(pool, time_limit).limit_writes();
         let connections = with_time_limit(time_limit, connections).await?;
         let schema = schema::detect_or_create(&connections).await?;

@@ -53,7 +53,7 @@ impl SqlStore<Sqlite> {
     /// Opens a database with options of sqlx 0.9, such as read-only access.
     ///
     /// The store has 4 connections and waits 2 seconds for a free one; use
-    /// [`with_pool`](Self::with_pool) to choose otherwise.
+    /// [`from_pool`](Self::from_pool) to choose otherwise.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -64,7 +64,7 @@ impl SqlStore<Sqlite> {
             // A file does not hang up; a ping before each call would double its cost.
             .test_before_acquire(false)
             .connect_with(options);
-        Self::with_pool(pool.await.map_err(store_error)?).await
+        Self::from_pool(pool.await.map_err(store_error)?).await
     }
 
     /// Uses a pool of sqlx 0.9 that the application has already. A database in memory is one for each
@@ -72,7 +72,7 @@ impl SqlStore<Sqlite> {
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
-    pub async fn with_pool(pool: SqlitePool) -> Result<Self, StoreError> {
+    pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         let schema = schema::detect_or_create(&pool).await?;
         let file = OpenedFile::at(pool.connect_options().get_filename());
         let store = Self::new(SqliteConnections { pool, file }, schema, SharedZone::default());
@@ -113,7 +113,7 @@ impl SqlStore<Sqlite> {
     /// use lexikon_auth::store::{CachedStore, SqliteStore};
     /// use lexikon_auth::tasks::Follower;
     /// let database = SqliteStore::open_or_create(&path).await?.extend_schema().await?;
-    /// let store = CachedStore::new(database.clone());
+    /// let store = CachedStore::new(database.clone(), CacheOptions::default());
     /// let follower = Follower::spawn(store.clone(), database.changes());
     /// follower.connected().await;
     /// # Ok(()) }

@@ -8,9 +8,9 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use lexikon_auth::{constant_time, KeyRecord, SecretRing, ServerSecret, Verifier};
 use lexikon_auth::crypto::{Candidates, KeyHash, PresentedKey};
 use lexikon_auth::store::{KeyStore, MemoryStore};
+use lexikon_auth::{KeyRecord, SecretRing, ServerSecret, Verifier, constant_time};
 
 /// Timings for each pair.
 const SAMPLES: usize = 1_000_000;

@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use lexikon_auth::{KeyManager, KeyRecord, NewKey, Refusal, SecretRing, ServerSecret, Verifier};
 use lexikon_auth::crypto::{Candidates, PresentedKey};
 use lexikon_auth::store::{KeyStore, MemoryStore};
+use lexikon_auth::{KeyManager, KeyRecord, NewKey, Refusal, SecretRing, ServerSecret, Verifier};
 
 fn main() {
     let kind = std::env::args().nth(1).unwrap_or_default();

@@ -8,8 +8,8 @@ mod valgrind;
 
 use std::hint::black_box;
 
-use lexikon_auth::{constant_time, SecretRing, ServerSecret};
 use lexikon_auth::crypto::{Candidates, KeyHash, PresentedKey};
+use lexikon_auth::{SecretRing, ServerSecret, constant_time};
 use valgrind::{assume_defined, assume_undefined};
 
 const KEYS: [(&str, &str); 3] = [

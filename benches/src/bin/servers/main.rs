@@ -225,7 +225,7 @@ async fn throughput(effort: Effort, postgres: &Postgres, table: &mut Table) -> R
     }
 
     const WARM: u32 = 10_000;
-    let store = CachedStore::new(database.clone());
+    let store = CachedStore::new(database.clone(), CacheOptions::default());
     let follower = Follower::spawn(store.clone(), database.changes());
     follower.connected().await;
     let verifier = Arc::new(Verifier::new(store, ring(1)));
@@ -283,7 +283,7 @@ async fn memory(table: &mut Table) {
     );
     let before = BYTES.load(Ordering::Relaxed);
     let options = CacheOptions::default().max_bytes(BOUND as u64);
-    let store = CachedStore::with_options(Endless, options);
+    let store = CachedStore::new(Endless, options);
     let most = AtomicU64::new(0);
     for number in 0..KEYS {
         let text = key(number);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lexikon_auth::Verifier;
-use lexikon_auth::store::{CachedStore, PostgresStore, RedisOptions, RedisStore};
+use lexikon_auth::store::{CacheOptions, CachedStore, PostgresStore, RedisOptions, RedisStore};
 use lexikon_auth_benches::ring;
 
 use crate::servers::{Postgres, RedisServer};
@@ -37,7 +37,8 @@ async fn hits(effort: Effort, store: &Tier, table: &mut Table) -> Result<(), Fai
         let through = rate(&verifier, WARM, tasks, effort.time).await;
         table.row(&[&format!("hit in Redis, {tasks} task(s)"), &format!("{through:.0}")]);
     }
-    let verifier = Arc::new(Verifier::new(CachedStore::new(store.clone()), ring(1)));
+    let verifier =
+        Arc::new(Verifier::new(CachedStore::new(store.clone(), CacheOptions::default()), ring(1)));
     for number in 0..WARM {
         verifier.verify(&key(number)).await?.id();
     }

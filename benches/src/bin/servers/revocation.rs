@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use lexikon_auth::store::ChangeFeed;
-use lexikon_auth::store::{CachedStore, KeyLookup, KeyStore, PostgresStore, SqliteStore};
+use lexikon_auth::store::{
+    CacheOptions, CachedStore, KeyLookup, KeyStore, PostgresStore, SqliteStore,
+};
 use lexikon_auth::tasks::Follower;
 use lexikon_auth::{KeyManager, NewKey, Verifier, VerifyError};
 use lexikon_auth_benches::ring;
@@ -60,7 +62,7 @@ impl Instance {
     }
 
     async fn follow(store: impl KeyLookup + 'static, feed: impl ChangeFeed) -> Result<(), Failure> {
-        let store = CachedStore::new(store);
+        let store = CachedStore::new(store, CacheOptions::default());
         let follower = Follower::spawn(store.clone(), feed);
         follower.connected().await;
         let verifier = Arc::new(Verifier::new(store, ring(1)));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lexikon_auth::store::{CachedStore, SqliteStore};
+use lexikon_auth::store::{CacheOptions, CachedStore, SqliteStore};
 use lexikon_auth::tasks::Follower;
 use lexikon_auth::{KeyManager, NewKey};
 use lexikon_auth_benches::ring;
@@ -80,7 +80,10 @@ async fn write(path: &Path) -> Result<(), Failure> {
 
 async fn idle(path: &Path) -> Result<(), Failure> {
     let database = SqliteStore::open(path).await?;
-    let follower = Follower::spawn(CachedStore::new(database.clone()), database.changes());
+    let follower = Follower::spawn(
+        CachedStore::new(database.clone(), CacheOptions::default()),
+        database.changes(),
+    );
     follower.connected().await;
     part_of_a_core().await
 }
