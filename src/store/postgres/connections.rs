@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, Postgres};
 use sqlx::query::Query;
@@ -123,11 +124,11 @@ impl Connections {
     }
 
     /// Gives up `work` after the time limit.
-    pub(super) async fn with_time_limit<T>(
+    pub(super) fn with_time_limit<T>(
         &self,
         work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        with_time_limit(self.time_limit, work).await
+    ) -> impl Future<Output = Result<T, StoreError>> {
+        with_time_limit(self.time_limit, work)
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -285,10 +286,11 @@ impl DerefMut for Lease {
 }
 
 /// Gives up `work` after `time_limit`.
-pub(super) async fn with_time_limit<T>(
+pub(super) fn with_time_limit<T>(
     time_limit: Duration,
     work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let answer = timeout(time_limit, work).await;
-    answer.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())))
+) -> impl Future<Output = Result<T, StoreError>> {
+    // Not an async function, whose future would have room for the work twice.
+    timeout(time_limit, work)
+        .map(|answer| answer.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into()))))
 }

@@ -103,12 +103,12 @@ impl<DB: Dialect> SqlStore<DB> {
         Ok(())
     }
 
-    pub(super) async fn fetch(
+    pub(super) fn fetch(
         &self,
         query: SqlStr,
         values: &[Value<'_>],
-    ) -> Result<Vec<DB::Row>, StoreError> {
-        DB::fetch(&self.connections, query, values).await
+    ) -> impl Future<Output = Result<Vec<DB::Row>, StoreError>> + Send {
+        DB::fetch(&self.connections, query, values)
     }
 
     pub(super) async fn execute(
