@@ -15,7 +15,7 @@ const BATCH: usize = 1000;
 
 /// Who accompanies a change to many rows: shows how far it is, tells caches, or ends it.
 ///
-/// Caches that no feed tells of changes have to be told here, each batch before the next one begins: who
+/// Caches that follow no feed have to be invalidated here, each batch before the next one begins: who
 /// changes rows may be interrupted at any time. For those in Redis there is
 /// [`BulkChange`](crate::store::BulkChange), which is such an observer; `()` is one that does nothing.
 ///
@@ -70,8 +70,7 @@ impl BatchObserver for () {
     type Error = StoreError;
 }
 
-/// Keeps instances from believing what is in Redis, from before the first batch on, and has them forget it
-/// after each. [Finish](crate::store::BulkChange::finish) it afterwards, [in a turn](KeyTable::in_turn),
+/// Has instances bypass Redis from before the first batch on, and invalidates all of it after each. [Finish](crate::store::BulkChange::finish) it afterwards, [in a turn](KeyTable::in_turn),
 /// also where the change failed.
 ///
 /// ```no_run
@@ -126,9 +125,9 @@ impl<'a> Rows<'a> {
 
 impl KeyTable {
     /// Runs `work` while no batch of any change to many rows is under way, from its first row to its
-    /// commit: for [`BulkChange::finish`](crate::store::BulkChange::finish), which would take away what
-    /// keeps instances from believing Redis until a batch of somebody else's has been told. It waits for
-    /// the batch that is under way, at most a minute, and in SQLite for as long as a connection waits for
+    /// commit: for [`BulkChange::finish`](crate::store::BulkChange::finish), which ends the bypass
+    /// of Redis, and must not do so while a batch of somebody else's is not invalidated. It waits for the
+    /// batch that is under way, at most a minute, and in SQLite for as long as a connection waits for
     /// a lock.
     ///
     /// `work` must not change the database.
