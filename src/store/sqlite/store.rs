@@ -110,7 +110,7 @@ impl SqlStore<Sqlite> {
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("keys.db");
-    /// use lexikon_auth::store::{CachedStore, SqliteStore};
+    /// use lexikon_auth::store::{CacheOptions, CachedStore, SqliteStore};
     /// use lexikon_auth::tasks::Follower;
     /// let database = SqliteStore::open_or_create(&path).await?.extend_schema().await?;
     /// let store = CachedStore::new(database.clone(), CacheOptions::default());
