@@ -88,8 +88,13 @@ impl VerifierMetrics {
     }
 
     /// Reports a key that was not accepted.
+    #[inline]
     pub(crate) fn not_accepted(&self, started: Stopwatch, error: &VerifyError) {
         security::not_accepted(error);
+        self.count_not_accepted(started, error);
+    }
+
+    fn count_not_accepted(&self, started: Stopwatch, error: &VerifyError) {
         let Some(refusal) = error.refusal() else {
             self.durations.unavailable.record(started.elapsed());
             return self.unavailable.add(1);
