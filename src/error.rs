@@ -1,4 +1,4 @@
-//! Errors: a refusal is a positive no, unavailable is no answer, and neither ever holds a key.
+//! Errors: a refusal is a definite no, unavailable is no answer, and neither ever holds a key.
 
 use std::error::Error as StdError;
 

@@ -51,7 +51,7 @@
 //!   -> VerifiedKey    id, owner, scopes, format, expiry
 //! ```
 //!
-//! A *refusal* is a positive no; *unavailable* means that the store could not answer. They are two
+//! A *refusal* is a definite no; *unavailable* means that the store could not answer. They are two
 //! variants of [`VerifyError`], because a service answers 401 to one and 503 to the other.
 //!
 //! # Features
@@ -59,8 +59,8 @@
 //! | feature | adds | costs |
 //! | --- | --- | --- |
 //! | none | keys, secrets, verification, management, [`MemoryStore`](store::MemoryStore), [`DynKeyStore`](store::DynKeyStore) | ten direct dependencies |
-//! | `sqlite` | `store::SqliteStore`: the tables of the lexikon service as they are, or the same ones in an empty file, which is in WAL mode; `admin`; `ApiKeys` by URL | sqlx with bundled SQLite, time, jiff, on Linux inotify; implies `tokio` |
-//! | `postgres` | `store::PostgresStore`: the same in PostgreSQL, one prepared statement a verification; `admin`; `ApiKeys` by URL | sqlx, jiff; implies `tokio` |
+//! | `sqlite` | `store::SqliteStore`: the tables of the lexikon service as they are, or the same ones in an empty file, which is in WAL mode; `admin`; `ApiKeys` by URL | sqlx with bundled SQLite, time, jiff, futures-util, on Linux inotify; implies `tokio` |
+//! | `postgres` | `store::PostgresStore`: the same in PostgreSQL, one prepared statement a verification; `admin`; `ApiKeys` by URL | sqlx, jiff, futures-util; implies `tokio` |
 //! | `tls-rustls`, `tls-native-tls` | TLS to PostgreSQL (`sslmode=`) and Redis (`rediss://`), with the authorities that the operating system trusts. Take one of the two | rustls with ring; or native-tls, on Linux with OpenSSL |
 //! | `cache` | `store::CachedStore`: a cache in memory over any store | quick_cache; implies `tokio` |
 //! | `redis` | `store::RedisStore`: a second level of cache that instances share | redis; implies `tokio` |

@@ -4,7 +4,7 @@
 //!
 //! For verification alone, implement [`KeyLookup`]: a look-up, and what it does with the events of a feed
 //! of changes, which for a wrapper is to pass them on. For issuing and managing keys,
-//! implement [`KeyStore`] on top. Then run the suite in `store::conformance` (feature
+//! implement [`KeyStore`] on top. Then run the suite in `conformance` (feature
 //! `conformance`) on it; it checks every sentence of these docs.
 //!
 //! Make the store cheap to clone, a handle on something shared: a verifier and a manager each hold one.
@@ -114,7 +114,7 @@ pub trait KeyLookup: Send + Sync {
     /// `None` is no answer, and `find` has to be asked.
     ///
     /// [`verify_now`](crate::Verifier::verify_now) asks this, and whatever serves a request asks it first:
-    /// what need not wait needs no future of its own. The default never answers, which is right for
+    /// it returns at once if the answer is in memory. The default never answers, which is right for
     /// every store that is asked over a connection.
     fn find_now(&self, candidates: &Candidates) -> Option<Option<Arc<KeyRecord>>> {
         let _ = candidates;
@@ -127,7 +127,7 @@ pub trait KeyLookup: Send + Sync {
     /// - A store that wraps another, for metrics, tracing or anything else, passes every event on to the
     ///   store beneath, and returns after that has: `self.inner.on_feed_event(event).await`. Without it
     ///   the caches beneath never learn of a change, and a revoked key stays good there. The suite
-    ///   proves it: `store::conformance::run_wrapper`.
+    ///   proves it: `conformance::run_wrapper`.
     /// - A cache passes the event on first, and then invalidates what it affects before it returns.
     /// - A store that neither wraps another nor keeps entries of its own has nothing to do: `{}`.
     fn on_feed_event(&self, event: &FeedEvent) -> impl Future<Output = ()> + Send;
@@ -136,7 +136,7 @@ pub trait KeyLookup: Send + Sync {
     /// to invalidate. The cache registers itself, and renews that for as long as it is used.
     ///
     /// A store that wraps another passes it on: `self.inner.register_cache(cache).await`. The suite proves
-    /// it: `store::conformance::run_wrapper`. The default is for stores that no other program changes.
+    /// it: `conformance::run_wrapper`. The default is for stores that no other program changes.
     ///
     /// # Errors
     /// Those of a store that cannot write.

@@ -100,7 +100,9 @@ impl Schema {
         let schema = Self(Arc::new(tables));
         for (table, required) in [("api_keys", &API_KEYS[..]), ("users", &USERS)] {
             let problem = if !schema.has_table(table) {
-                "is missing; open the database of a lexikon service, or an empty one".to_owned()
+                "is missing; open an empty database, in PostgreSQL also an empty schema \
+                 (?options=-csearch_path%3Dname), or that of a lexikon service"
+                    .to_owned()
             } else if let Some(column) = required.iter().find(|name| !schema.has(table, name)) {
                 format!("has no column {column}; open the database of a lexikon service")
             } else {
