@@ -8,7 +8,8 @@ use lexikon_auth::store::{CacheOptions, CachedStore, PostgresStore, RedisStore};
 use lexikon_auth::{IssuedKey, KeyManager, KeyUpdate, ManageError, NewKey, StoreError, Verifier};
 use lexikon_auth_tests::proxy::{Mode, Proxy};
 use lexikon_auth_tests::{one_secret, postgres, redis_server};
-use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything takes on a busy machine.
@@ -225,7 +226,7 @@ async fn a_revocation_whose_connection_breaks_and_that_is_made_reaches_the_cache
 async fn a_revocation_whose_commit_stalls_reaches_the_caches() {
     let server = postgres::Server::start();
     let options = server.options();
-    let scene = Scene::over(options.clone(), options, Duration::from_secs(1)).await;
+    let scene = Scene::over(options.clone(), options.clone(), Duration::from_secs(1)).await;
     let issued = scene.issue().await;
     let configure = async |names: &str| {
         let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
@@ -241,6 +242,13 @@ async fn a_revocation_whose_commit_stalls_reaches_the_caches() {
     };
     // A standby that never comes, without which no commit is acknowledged or seen.
     configure("nobody").await;
+    // SHOW is ahead of the process that decides whether commits wait.
+    let stalls = async || {
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        let write = sqlx::query("SELECT pg_logical_emit_message(true, 'test', '')");
+        timeout(Duration::from_millis(500), write.execute(&mut connection)).await.is_err()
+    };
+    while !stalls().await {}
     let error = scene.manager.revoke(&issued.record.id, None).await.unwrap_err();
     assert!(matches!(error, ManageError::Store(StoreError::Unsettled(_))), "{error:?}");
     sleep(Duration::from_secs(4)).await;
