@@ -31,7 +31,8 @@ use crate::store::sql::value::Value;
 /// short age, and those in Redis have to be told, by a [`BatchObserver`](super::BatchObserver).
 ///
 /// Answers that may be long are handed on row by row, so that memory stays flat. Each method asks the
-/// [clock](Self::with_clock) once, so that its answer is as of one moment.
+/// [clock](Self::with_clock) once, so that its answer is as of one moment; what the store does by itself, such as
+/// noting a secret, goes by the system's.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lexikon_auth::admin::KeyTable;
 use lexikon_auth::store::{KeyStore, SqliteStore};
 use lexikon_auth::{
     KeyManager, KeyRecord, ManageError, NewKey, Refusal, SecretRing, ServerSecret, StoreError,
@@ -287,6 +288,19 @@ async fn a_row_that_holds_anything_unreadable_never_grants() {
             }
             error => panic!("{statement}: {error:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_time_of_the_table_that_is_none_is_an_error_for_who_asks() {
+    let ring = ring();
+    for statement in
+        ["UPDATE api_keys SET created_at = x'00'", "UPDATE api_keys SET created_at = 'never'"]
+    {
+        let (file, _, _) = with_a_key(&ring).await;
+        file.run(statement).await;
+        let table = KeyTable::from(SqliteStore::open(&file.path).await.unwrap());
+        assert!(table.latest_time().await.is_err(), "{statement}");
     }
 }
 

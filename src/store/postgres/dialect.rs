@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use futures_util::stream::BoxStream;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
-use sqlx::{Arguments, Decode, Row as _, SqlStr, Type, ValueRef};
+use sqlx::{Arguments, Decode, Row as _, SqlStr, Type};
 
 use super::connections::{Connections, Lease};
 use super::error::{is_broken, store_error};
@@ -176,10 +176,6 @@ impl Dialect for Postgres {
 }
 
 impl Row for PgRow {
-    fn is_null(&self, index: usize) -> bool {
-        self.try_get_raw(index).is_ok_and(|value| value.is_null())
-    }
-
     fn text(&self, index: usize) -> Result<Option<&str>, StoreError> {
         read(self, index)
     }

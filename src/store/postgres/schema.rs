@@ -123,8 +123,8 @@ pub(super) async fn detect_or_create(connections: &Connections) -> Result<Schema
         Postgres::lock_maintenance(&mut transaction).await?;
         // Another instance may have been faster.
         if is_empty(&mut transaction).await? {
-            run(&mut transaction, CREATE).await?;
-            for part in missing(&mut transaction).await? {
+            let own_tables = OWN_TABLES.map(|(_, create)| create);
+            for part in [CREATE].into_iter().chain(own_tables).chain([REPORT_KEYS, REPORT_OWNERS]) {
                 run(&mut transaction, part).await?;
             }
         }

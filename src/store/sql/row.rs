@@ -11,16 +11,13 @@ use crate::time_zone::TimeZone;
 /// A row of an answer. Each method reads a column by its place, and fails where the column has another
 /// type.
 pub(crate) trait Row {
-    fn is_null(&self, index: usize) -> bool;
-
     fn text(&self, index: usize) -> Result<Option<&str>, StoreError>;
 
     fn flag(&self, index: usize) -> Result<Option<bool>, StoreError>;
 
     fn count(&self, index: usize) -> Result<u64, StoreError>;
 
-    /// Reads a time; from a column of local times it takes a [`TimeZone`] to make a time of it. In SQLite,
-    /// where a column holds anything, `None` also stands for what is not a time.
+    /// Reads a time; from a column of local times it takes a [`TimeZone`] to make a time of it.
     fn time(&self, index: usize) -> Result<Option<SystemTime>, StoreError>;
 
     /// Reads a text, and NULL as an empty one.
@@ -46,13 +43,13 @@ pub(crate) fn read_record(
     record.name = columns.text(4, "name")?.into();
     record.scopes = columns.text(5, "scopes")?.into();
     if !columns.flag(6, "is_active")? {
-        let at = columns.time(10, "revoked_at")?;
+        let at = columns.optional_time(10);
         let reason = columns.optional_text(11).map(Into::into);
         record.revocation = Some(Box::new(Revocation { at, reason }));
     }
-    record.created_at = columns.valid_time(7, "created_at")?;
-    record.expires_at = columns.valid_time(8, "expires_at")?.map(from_local);
-    record.last_used_at = columns.time(9, "last_used_at")?.map(from_local);
+    record.created_at = columns.time(7, "created_at")?;
+    record.expires_at = columns.time(8, "expires_at")?.map(from_local);
+    record.last_used_at = columns.optional_time(9).map(from_local);
     record.format = columns.optional_text(12).and_then(HashFormat::from_name);
     Ok(record)
 }
@@ -82,16 +79,9 @@ impl<'r, R: Row + ?Sized> Columns<'r, R> {
         self.row.time(index).map_err(|_| self.invalid(column))
     }
 
-    /// Reads a time, and fails where something else is there.
-    fn valid_time(
-        &self,
-        index: usize,
-        column: &'static str,
-    ) -> Result<Option<SystemTime>, StoreError> {
-        match self.time(index, column)? {
-            None if !self.row.is_null(index) => Err(self.invalid(column)),
-            time => Ok(time),
-        }
+    /// Reads a time that no decision depends on.
+    fn optional_time(&self, index: usize) -> Option<SystemTime> {
+        self.row.time(index).ok().flatten()
     }
 
     fn invalid(&self, column: &'static str) -> StoreError {

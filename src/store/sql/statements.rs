@@ -50,6 +50,11 @@ pub(crate) const INSERT_OWNER: SqlStr = SqlStr::from_static(
 );
 pub(crate) const SET_OWNER_ACTIVE: SqlStr =
     SqlStr::from_static("UPDATE users SET is_active = $2 WHERE id = $1");
+/// The same where owners are this crate's own.
+pub(crate) const UPSERT_OWNER: SqlStr = SqlStr::from_static(
+    "INSERT INTO users (id, is_active) VALUES ($1, $2) \
+     ON CONFLICT (id) DO UPDATE SET is_active = excluded.is_active",
+);
 
 /// The statements of a store, made once from the columns that its table has.
 #[derive(Debug)]

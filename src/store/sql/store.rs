@@ -8,7 +8,7 @@ use sqlx::SqlStr;
 use super::dialect::Dialect;
 use super::row::read_record;
 use super::schema::Schema;
-use super::statements::{INSERT_OWNER, SET_OWNER_ACTIVE, Statements};
+use super::statements::{INSERT_OWNER, SET_OWNER_ACTIVE, Statements, UPSERT_OWNER};
 use super::value::Value;
 use crate::crypto::hash::HashFormat;
 use crate::error::StoreError;
@@ -37,18 +37,11 @@ impl<DB: Dialect> SqlStore<DB> {
     /// [`StoreError::UnknownOwner`] in a database of the lexikon service, where users are the
     /// service's to create.
     pub async fn set_owner_active(&self, owner: &OwnerId, active: bool) -> Result<(), StoreError> {
-        let (store, owner) = (self.clone(), owner.clone());
-        DB::write(&self.connections, move |connection| {
-            Box::pin(async move {
-                store.create_owner(connection, &owner, active).await?;
-                let values = [owner.as_str().into(), active.into()];
-                match DB::execute_on(connection, SET_OWNER_ACTIVE, &values).await? {
-                    0 => Err(StoreError::UnknownOwner(owner)),
-                    _ => Ok(()),
-                }
-            })
-        })
-        .await
+        let set = if self.schema.owns_users() { UPSERT_OWNER } else { SET_OWNER_ACTIVE };
+        match self.execute(set, &[owner.as_str().into(), active.into()]).await? {
+            0 => Err(StoreError::UnknownOwner(owner.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Closes all connections, once the calls that are under way have ended.

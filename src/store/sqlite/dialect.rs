@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use futures_util::stream::BoxStream;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{Arguments, Decode, Row as _, SqlStr, Type, ValueRef};
+use sqlx::{Arguments, Decode, Row as _, SqlStr, Type};
 
 use super::connections::{BEGIN_WRITE, SqliteConnections, begin_write};
 use super::error::store_error;
@@ -138,10 +138,6 @@ impl Dialect for Sqlite {
 }
 
 impl Row for SqliteRow {
-    fn is_null(&self, index: usize) -> bool {
-        self.try_get_raw(index).is_ok_and(|value| value.is_null())
-    }
-
     fn text(&self, index: usize) -> Result<Option<&str>, StoreError> {
         read(self, index)
     }
@@ -161,7 +157,10 @@ impl Row for SqliteRow {
     }
 
     fn time(&self, index: usize) -> Result<Option<SystemTime>, StoreError> {
-        Ok(self.text(index).ok().flatten().and_then(from_text).map(Timestamp::to_time))
+        let Some(text) = self.text(index)? else { return Ok(None) };
+        let time =
+            from_text(text).ok_or_else(|| StoreError::Unavailable("a time is none".into()))?;
+        Ok(Some(time.to_time()))
     }
 }
 
