@@ -47,6 +47,8 @@ mod write_through;
 #[cfg(feature = "cache")]
 pub use cached::{CacheCounts, CacheOptions, CachedStore};
 pub use change::{Change, ChangeFeed, FeedEvent, FeedEventKind, FeedOrigin, Message, Subscription};
+#[cfg(feature = "sqlite")]
+pub use database_url::SqliteMode;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use database_url::{DatabaseUrl, DatabaseUrlError};
 pub use dyn_store::DynKeyStore;

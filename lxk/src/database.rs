@@ -1,12 +1,13 @@
 //! What a command works on: the database, and the tier in Redis where there is one.
 
 use std::cell::Cell;
-use std::str::FromStr;
+use std::path::Path;
 use std::time::Duration;
 
 use lexikon_auth::admin::{KeyFilter, KeyTable};
 use lexikon_auth::store::{
-    DynKeyStore, PostgresStore, RedisStore, SharedCache, SqliteStore, TimeZone,
+    DatabaseUrl, DynKeyStore, PostgresStore, RedisStore, SharedCache, SqliteMode, SqliteStore,
+    TimeZone,
 };
 use lexikon_auth::{SecretRing, ServerSecret, StoreError};
 use sqlx::Connection;
@@ -45,23 +46,23 @@ pub struct Database {
 impl Database {
     /// Opens the database to look at it: what caches say does not count.
     pub async fn open(url: Option<&str>) -> Result<Self, Failure> {
-        Ok(Self::new(connect(url, false).await?, None, false))
+        Ok(Self::new(connect(url, MissingTables::Refuse).await?, None))
     }
 
     /// Opens a database, and makes the tables in an empty one.
     pub async fn open_or_create(url: Option<&str>) -> Result<Self, Failure> {
-        Ok(Self::new(connect(url, true).await?, None, false))
+        Ok(Self::new(connect(url, MissingTables::Create).await?, None))
     }
 
     /// Opens the database to change it, with the caches that have to be told.
     pub async fn open_to_change(url: Option<&str>) -> Result<Self, Failure> {
-        let table = connect(url, false).await?;
+        let table = connect(url, MissingTables::Refuse).await?;
         require_kept_zone(&table).await?;
         let redis = match variable("REDIS_URL") {
             Some(url) => Some(redis(&url, &table).await?),
             None => None,
         };
-        Ok(Self::new(table, redis, true))
+        Ok(Self { is_writable: true, ..Self::new(table, redis) })
     }
 
     /// Opens the database to change it, or only to look at it in a dry run.
@@ -72,9 +73,9 @@ impl Database {
         if is_dry_run { Self::open(url).await } else { Self::open_to_change(url).await }
     }
 
-    fn new(table: KeyTable, redis: Option<RedisStore<DynKeyStore>>, is_writable: bool) -> Self {
+    fn new(table: KeyTable, redis: Option<RedisStore<DynKeyStore>>) -> Self {
         let store = redis.clone().map_or_else(|| table.store(), DynKeyStore::new);
-        Self { table, store, redis, is_writable, invalidation_failure: Cell::default() }
+        Self { table, store, redis, is_writable: false, invalidation_failure: Cell::default() }
     }
 
     /// Has [`check_invalidation`](Self::check_invalidation) fail for this reason.
@@ -147,39 +148,51 @@ impl Database {
     }
 }
 
-/// Returns whether the URL is that of a database in SQLite.
-pub fn is_sqlite(url: Option<&str>) -> bool {
-    let from_environment = variable("DATABASE_URL");
-    url.or(from_environment.as_deref()).is_some_and(|url| url.starts_with("sqlite:"))
+/// What becomes of a database without tables, and of a file that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MissingTables {
+    Refuse,
+    Create,
 }
 
-/// Connects. The URL is not told in errors: it may hold a password.
-async fn connect(url: Option<&str>, may_create: bool) -> Result<KeyTable, Failure> {
+/// Returns whether the URL is that of a database in SQLite.
+pub fn is_sqlite(url: Option<&str>) -> bool {
+    matches!(parse(url), Ok(DatabaseUrl::Sqlite { .. }))
+}
+
+/// Reads the URL of the command line, or else of the environment.
+fn parse(url: Option<&str>) -> Result<DatabaseUrl, Failure> {
     let from_environment = variable("DATABASE_URL");
     let url = url.or(from_environment.as_deref()).ok_or(Failure::Usage(NO_URL.to_owned()))?;
-    if url.starts_with("sqlite:") {
-        connect_sqlite(url, may_create).await
-    } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        connect_postgres(url, may_create).await
-    } else {
-        Err(Failure::Usage("the database URL begins with neither sqlite: nor postgres:".to_owned()))
+    Ok(url.parse()?)
+}
+
+async fn connect(url: Option<&str>, missing_tables: MissingTables) -> Result<KeyTable, Failure> {
+    match parse(url)? {
+        DatabaseUrl::Sqlite { path, mode } => connect_sqlite(&path, mode, missing_tables).await,
+        DatabaseUrl::Postgres(options) => connect_postgres(options, missing_tables).await,
+        _ => Err(Failure::Usage("lxk works on SQLite and PostgreSQL alone".to_owned())),
     }
 }
 
-async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
-    let options = SqliteConnectOptions::from_str(url).map_err(|_| bad_url("sqlite:///path"))?;
-    // Whatever mode the URL names: a database is made only where that was asked for, by the store.
-    let options = options.busy_timeout(TIMEOUT).create_if_missing(false);
-    let name = options.get_filename().display().to_string();
+async fn connect_sqlite(
+    path: &Path,
+    mode: SqliteMode,
+    missing_tables: MissingTables,
+) -> Result<KeyTable, Failure> {
+    // A database is made only where the command says so, whatever the mode, and by the store.
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(TIMEOUT);
+    let options = options.read_only(mode == SqliteMode::ReadOnly);
+    let name = path.display();
     let cannot_be_opened = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
             "{name} cannot be opened: {error}; check that the path names a database that may be read \
              and written, or make one with: lxk schema apply --create"
         ))
     };
-    if may_create {
+    if missing_tables == MissingTables::Create {
         // The store makes the file readable for its owner alone; SQLite would not.
-        match SqliteStore::open_or_create(options.get_filename()).await {
+        match SqliteStore::open_or_create(path).await {
             Ok(store) => store.close().await,
             Err(StoreError::CannotOpen(error)) => return Err(cannot_be_opened(&error)),
             Err(error) => return Err(error.into()),
@@ -190,15 +203,18 @@ async fn connect_sqlite(url: &str, may_create: bool) -> Result<KeyTable, Failure
     let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'api_keys'";
     let tables: Result<i64, _> = sqlx::query_scalar(tables).fetch_one(&pool).await;
     match tables {
-        Ok(0) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
+        Ok(0) if missing_tables == MissingTables::Refuse => {
+            Err(Failure::Refused(NO_TABLES.to_owned()))
+        }
         Ok(_) => in_time_zone(SqliteStore::from_pool(pool).await?),
         Err(error) => Err(Failure::Unavailable(format!("{name} cannot be read: {error}"))),
     }
 }
 
-async fn connect_postgres(url: &str, may_create: bool) -> Result<KeyTable, Failure> {
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| bad_url("postgres://user:password@host:port/database"))?;
+async fn connect_postgres(
+    options: PgConnectOptions,
+    missing_tables: MissingTables,
+) -> Result<KeyTable, Failure> {
     let (host, port) = (options.get_host().to_owned(), options.get_port());
     let connection_failed = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
@@ -214,7 +230,9 @@ async fn connect_postgres(url: &str, may_create: bool) -> Result<KeyTable, Failu
     let is_there: Result<bool, _> = sqlx::query_scalar(is_there).fetch_one(&mut connection).await;
     let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(TIMEOUT);
     match is_there {
-        Ok(false) if !may_create => Err(Failure::Refused(NO_TABLES.to_owned())),
+        Ok(false) if missing_tables == MissingTables::Refuse => {
+            Err(Failure::Refused(NO_TABLES.to_owned()))
+        }
         Ok(_) => {
             in_time_zone(PostgresStore::from_pool(pool.connect_lazy_with(options), TIMEOUT).await?)
         }
@@ -244,10 +262,6 @@ async fn require_kept_zone(table: &KeyTable) -> Result<(), Failure> {
         "LEXIKON_TIME_ZONE says {zone}, and the database keeps no time zone yet, so instances go by \
          others; run: lxk schema time-zone {zone}"
     )))
-}
-
-fn bad_url(form: &str) -> Failure {
-    Failure::Usage(format!("the database URL cannot be read; write it as {form}"))
 }
 
 async fn redis(url: &str, table: &KeyTable) -> Result<RedisStore<DynKeyStore>, Failure> {

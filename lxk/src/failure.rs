@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use lexikon_auth::crypto::EntropyError;
-use lexikon_auth::store::TimeZoneError;
+use lexikon_auth::store::{DatabaseUrlError, TimeZoneError};
 use lexikon_auth::{ManageError, SecretError, StoreError};
 
 /// Why a command did not succeed.
@@ -103,6 +103,12 @@ impl From<ManageError> for Failure {
 
 impl From<SecretError> for Failure {
     fn from(error: SecretError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<DatabaseUrlError> for Failure {
+    fn from(error: DatabaseUrlError) -> Self {
         Self::Usage(error.to_string())
     }
 }

@@ -11,13 +11,16 @@ use crate::crypto::secret::SecretRing;
 use crate::error::StoreError;
 #[cfg(feature = "postgres")]
 use crate::store::PostgresStore;
-#[cfg(feature = "sqlite")]
-use crate::store::SqliteStore;
 use crate::store::{ChangeFeed, DatabaseUrl, DynKeyStore, KeyStore, PolicySource};
+#[cfg(feature = "sqlite")]
+use crate::store::{SqliteMode, SqliteStore};
 use crate::tasks::Follower;
 
 /// How long a start waits until changes are reported.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(feature = "sqlite")]
+const READ_ONLY: &str = "last uses are written to it; take ?mode=ro out of its URL";
 
 /// What is done first with either store, and differs in its type alone.
 macro_rules! prepared {
@@ -66,11 +69,11 @@ impl ApiKeysOptions {
     pub async fn open(self, url: &str) -> Result<ApiKeys, StoreError> {
         match url.parse().map_err(|error| StoreError::CannotOpen(Box::new(error)))? {
             #[cfg(feature = "sqlite")]
-            DatabaseUrl::Sqlite { path, is_created } => {
-                let store = if is_created {
-                    SqliteStore::open_or_create(&path).await
-                } else {
-                    SqliteStore::open(&path).await
+            DatabaseUrl::Sqlite { path, mode } => {
+                let store = match mode {
+                    SqliteMode::Create => SqliteStore::open_or_create(&path).await,
+                    SqliteMode::ReadWrite => SqliteStore::open(&path).await,
+                    SqliteMode::ReadOnly => Err(StoreError::CannotOpen(READ_ONLY.into())),
                 };
                 let store = store.map_err(|error| match error {
                     StoreError::CannotOpen(error) => {

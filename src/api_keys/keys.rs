@@ -9,16 +9,23 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::options::Layers;
 use crate::error::{ManageError, StoreError, VerifyError};
 #[cfg(feature = "tower")]
 use crate::http::ApiKeyLayer;
 use crate::id::KeyId;
 use crate::manage::{IssuedKey, KeyManager, NewKey, Rotation};
-use crate::store::DynKeyStore;
+#[cfg(feature = "cache")]
+use crate::store::CachedStore;
+#[cfg(feature = "redis")]
+use crate::store::RedisStore;
+use crate::store::{DynKeyStore, KeyStore};
 use crate::tasks::{Flusher, Follower, PolicyFollower};
 use crate::util::lock::lock;
 use crate::verify::{VerifiedKey, Verifier};
 
+/// How long the database may take to say that it is there.
+const PING_LIMIT: Duration = Duration::from_secs(2);
 /// How long connections may take to close at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -66,8 +73,7 @@ pub struct ApiKeys(Arc<Shared>);
 pub(super) struct Shared {
     pub(super) verifier: Arc<Verifier<DynKeyStore>>,
     pub(super) manager: KeyManager<DynKeyStore>,
-    /// Whether something is cached, which has to hear of changes.
-    pub(super) is_cached: bool,
+    pub(super) layers: Layers,
     pub(super) follower: Mutex<Option<Follower>>,
     /// Until it is shut down.
     pub(super) running: AsyncMutex<Option<Running>>,
@@ -153,12 +159,37 @@ impl ApiKeys {
         &self.0.manager
     }
 
+    /// Returns the cache in memory, if the options ask for one: for its counts, and to tell it of what nobody
+    /// reports.
+    #[cfg(feature = "cache")]
+    pub fn cache(&self) -> Option<&CachedStore<DynKeyStore>> {
+        self.0.layers.cache.as_ref()
+    }
+
+    /// Returns the cache in Redis, if the options ask for one: for its counts, and whether it is used.
+    #[cfg(feature = "redis")]
+    pub fn redis(&self) -> Option<&RedisStore<DynKeyStore>> {
+        self.0.layers.redis.as_ref()
+    }
+
+    /// Asks the database for a key that is not there, past all caches, and waits 2 seconds at most. For a
+    /// health endpoint.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not answer.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let nobody = KeyId::from("nobody");
+        let answer = timeout(PING_LIMIT, self.0.layers.store.find_by_id(&nobody)).await;
+        answer.map_err(|elapsed| StoreError::Unavailable(elapsed.into()))?.map(drop)
+    }
+
     /// Whether changes that others make count at once: nothing is cached, or a follower is connected. Where
     /// it is `false` they count after
     /// [`max_age_unfollowed`](crate::store::CacheOptions::max_age_unfollowed), 5 seconds. For a health
     /// endpoint; it asks nobody.
     pub fn is_following(&self) -> bool {
-        !self.0.is_cached || lock(&self.0.follower).as_ref().is_some_and(Follower::is_connected)
+        !self.0.layers.is_cached
+            || lock(&self.0.follower).as_ref().is_some_and(Follower::is_connected)
     }
 
     /// Ends the tasks, writes the last uses and hash upgrades that are waiting, and closes the connections

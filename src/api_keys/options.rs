@@ -183,7 +183,14 @@ impl ApiKeysOptions {
 
     /// Puts the caches over a store.
     pub(super) async fn with_caches(&self, store: DynKeyStore) -> Result<Layers, StoreError> {
-        let layers = Layers { store, is_cached: false };
+        let layers = Layers {
+            store,
+            is_cached: false,
+            #[cfg(feature = "cache")]
+            cache: None,
+            #[cfg(feature = "redis")]
+            redis: None,
+        };
         #[cfg(feature = "redis")]
         let layers = self.with_redis(layers).await?;
         #[cfg(feature = "cache")]
@@ -192,20 +199,24 @@ impl ApiKeysOptions {
     }
 
     #[cfg(feature = "redis")]
-    async fn with_redis(&self, layers: Layers) -> Result<Layers, StoreError> {
+    async fn with_redis(&self, mut layers: Layers) -> Result<Layers, StoreError> {
         let Some(client) = &self.redis else { return Ok(layers) };
         // The error is not told: it may hold a part of the URL.
         let client = client.as_ref().map_err(|_| StoreError::CannotOpen(BAD_REDIS.into()))?;
         let (client, options) = (client.clone(), self.redis_options.clone());
-        let store = RedisStore::new(layers.store, client, &self.ring, options).await;
-        Ok(Layers { store: DynKeyStore::new(store), is_cached: true })
+        let redis = RedisStore::new(layers.store, client, &self.ring, options).await;
+        (layers.store, layers.is_cached) = (DynKeyStore::new(redis.clone()), true);
+        layers.redis = Some(redis);
+        Ok(layers)
     }
 
     #[cfg(feature = "cache")]
-    fn with_cache(&self, layers: Layers) -> Layers {
+    fn with_cache(&self, mut layers: Layers) -> Layers {
         let Some(options) = &self.cache else { return layers };
-        let store = CachedStore::new(layers.store, options.clone());
-        Layers { store: DynKeyStore::new(store), is_cached: true }
+        let cache = CachedStore::new(layers.store, options.clone());
+        (layers.store, layers.is_cached) = (DynKeyStore::new(cache.clone()), true);
+        layers.cache = Some(cache);
+        layers
     }
 
     pub(super) fn verifier(&self, layers: &Layers) -> Arc<Verifier<DynKeyStore>> {
@@ -223,8 +234,8 @@ impl ApiKeysOptions {
         let flusher = verifier.spawn_flush(self.flush_interval);
         ApiKeys::new(Shared {
             verifier,
-            manager: KeyManager::new(layers.store, &self.ring).with_clock(self.clock),
-            is_cached: layers.is_cached,
+            manager: KeyManager::new(layers.store.clone(), &self.ring).with_clock(self.clock),
+            layers,
             follower: Mutex::new(follower),
             running: AsyncMutex::new(Some(Running { flusher, policy_follower, close })),
         })
@@ -242,7 +253,12 @@ impl fmt::Debug for ApiKeysOptions {
 /// A store with its caches.
 pub(super) struct Layers {
     pub(super) store: DynKeyStore,
+    /// Whether something is cached, which has to hear of changes.
     pub(super) is_cached: bool,
+    #[cfg(feature = "cache")]
+    pub(super) cache: Option<CachedStore<DynKeyStore>>,
+    #[cfg(feature = "redis")]
+    pub(super) redis: Option<RedisStore<DynKeyStore>>,
 }
 
 /// What runs beside a database, and ends with the handle.

@@ -35,6 +35,7 @@ const NEEDS_POSTGRES: &str =
 /// | `sqlite:keys.db`, `sqlite://keys.db` | a file in the current folder |
 /// | `sqlite:/var/lib/keys.db`, `sqlite:///var/lib/keys.db` | a file by its absolute path |
 /// | `sqlite:keys.db?mode=rw` | a file that has to be there; without it, or with `rwc`, a missing one is created |
+/// | `sqlite:keys.db?mode=ro` | a file that is only read: for tools, since [`ApiKeys`](crate::ApiKeys) writes |
 /// | `postgres://user:password@host:5432/database` | PostgreSQL, with the parameters of [`PgConnectOptions`], such as `sslmode=verify-full` |
 /// | `postgresql+asyncpg://…`, `sqlite+aiosqlite:///keys.db` | as SQLAlchemy writes them |
 ///
@@ -49,9 +50,9 @@ const NEEDS_POSTGRES: &str =
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {
-/// use lexikon_auth::store::DatabaseUrl;
+/// use lexikon_auth::store::{DatabaseUrl, SqliteMode};
 /// let url: DatabaseUrl = "sqlite+aiosqlite:////var/lib/lexikon/keys.db?mode=rw".parse().unwrap();
-/// assert!(matches!(url, DatabaseUrl::Sqlite { path, is_created: false }
+/// assert!(matches!(url, DatabaseUrl::Sqlite { path, mode: SqliteMode::ReadWrite }
 ///     if path.as_os_str() == "/var/lib/lexikon/keys.db"));
 /// # }
 /// ```
@@ -64,12 +65,25 @@ pub enum DatabaseUrl {
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// Whether it is to be created where there is none.
-        is_created: bool,
+        /// How it is to be opened.
+        mode: SqliteMode,
     },
     /// A database of PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(PgConnectOptions),
+}
+
+/// How the file of a [`DatabaseUrl`] is to be opened, as SQLite's own parameter
+/// [`mode`](https://www.sqlite.org/uri.html) says it.
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqliteMode {
+    /// `ro`: only read.
+    ReadOnly,
+    /// `rw`: read and written, and there already.
+    ReadWrite,
+    /// `rwc`, or no mode: read and written, and created where there is none.
+    Create,
 }
 
 impl FromStr for DatabaseUrl {
@@ -93,11 +107,9 @@ impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite { path, is_created } => f
-                .debug_struct("Sqlite")
-                .field("path", path)
-                .field("is_created", is_created)
-                .finish(),
+            Self::Sqlite { path, mode } => {
+                f.debug_struct("Sqlite").field("path", path).field("mode", mode).finish()
+            }
             #[cfg(feature = "postgres")]
             Self::Postgres(options) => {
                 let mut debug = f.debug_struct("Postgres");
@@ -125,15 +137,16 @@ fn sqlite(rest: &str, is_of_sqlalchemy: bool) -> Result<DatabaseUrl, DatabaseUrl
     if matches!(name, "" | "/" | ":memory:" | "/:memory:") {
         return Err(DatabaseUrlError(NO_FILE));
     }
-    let is_created = match parameters {
-        "" | "mode=rwc" => true,
-        "mode=rw" => false,
+    let mode = match parameters {
+        "" | "mode=rwc" => SqliteMode::Create,
+        "mode=rw" => SqliteMode::ReadWrite,
+        "mode=ro" => SqliteMode::ReadOnly,
         _ => return Err(DatabaseUrlError(NOT_SQLITE)),
     };
     // Decodes the name.
     let options = SqliteConnectOptions::from_str(&format!("sqlite:{name}"));
     let options = options.map_err(|_| DatabaseUrlError(NOT_SQLITE))?;
-    Ok(DatabaseUrl::Sqlite { path: options.get_filename().to_owned(), is_created })
+    Ok(DatabaseUrl::Sqlite { path: options.get_filename().to_owned(), mode })
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -180,9 +193,9 @@ mod tests {
             ("sqlite+pysqlite:///./keys.db?mode=rw", "./keys.db", false),
         ] {
             match url.parse() {
-                Ok(DatabaseUrl::Sqlite { path, is_created }) => {
+                Ok(DatabaseUrl::Sqlite { path, mode }) => {
                     assert_eq!(path.as_os_str(), expected, "{url}");
-                    assert_eq!(is_created, expected_creation, "{url}");
+                    assert_eq!(mode == SqliteMode::Create, expected_creation, "{url}");
                 }
                 other => panic!("{url}: {other:?}"),
             }
@@ -193,8 +206,11 @@ mod tests {
         for url in ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:"] {
             assert_eq!(problem(url), NO_FILE, "{url}");
         }
+        let url = "sqlite+aiosqlite:///keys.db?mode=ro";
+        let read_only = url.parse();
+        assert!(matches!(read_only, Ok(DatabaseUrl::Sqlite { mode: SqliteMode::ReadOnly, .. })));
         // What would be passed over is refused.
-        for url in ["sqlite:keys.db?mode=ro", "sqlite:keys.db?mode=rw&cache=shared"] {
+        for url in ["sqlite:keys.db?mode=memory", "sqlite:keys.db?mode=rw&cache=shared"] {
             assert_eq!(problem(url), NOT_SQLITE, "{url}");
         }
     }

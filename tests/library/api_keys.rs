@@ -195,6 +195,40 @@ mod sqlite {
     }
 
     #[tokio::test]
+    async fn a_health_endpoint_can_ask_the_database() {
+        let folder = Folder::new();
+        let keys = folder.open().await;
+        keys.ping().await.unwrap();
+        keys.shutdown().await.unwrap();
+        let error = keys.ping().await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    }
+
+    #[cfg(feature = "cache")]
+    #[tokio::test]
+    async fn a_cache_can_be_looked_at_where_there_is_one() {
+        use lexikon_auth::store::CacheOptions;
+        let folder = Folder::new();
+        let keys = folder.open().await;
+        assert!(keys.cache().is_none());
+        #[cfg(feature = "redis")]
+        assert!(keys.redis().is_none());
+        keys.shutdown().await.unwrap();
+
+        let options = ApiKeys::options(one_secret()).cache(CacheOptions::default());
+        let keys = options.open(&folder.url()).await.unwrap();
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        for _ in 0..3 {
+            assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
+        }
+        let counts = keys.cache().unwrap().counts();
+        assert!(counts.misses > 0 && counts.misses + counts.hits == 3, "{counts:?}");
+        keys.ping().await.unwrap();
+        assert_eq!(keys.cache().unwrap().counts().misses, counts.misses, "past the cache");
+        keys.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
     async fn another_secret_than_the_first_one_is_refused() {
         let folder = Folder::new();
         folder.open().await.shutdown().await.unwrap();
@@ -212,6 +246,11 @@ mod sqlite {
         assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
         assert!(error.to_string().contains(folder.path().to_str().unwrap()), "{error}");
         assert!(!folder.path().exists());
+        folder.open().await.shutdown().await.unwrap();
+        let error =
+            ApiKeys::open(&format!("{}?mode=ro", folder.url()), one_secret()).await.unwrap_err();
+        assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+        assert!(error.to_string().contains("take ?mode=ro out"), "{error}");
         for url in ["sqlite::memory:", "keys.db", "mysql://root@localhost/keys"] {
             let error = ApiKeys::open(url, one_secret()).await.unwrap_err();
             assert!(matches!(error, StoreError::CannotOpen(_)), "{url}: {error:?}");
@@ -328,6 +367,18 @@ mod postgres {
     }
 
     #[tokio::test]
+    async fn a_database_that_falls_silent_does_not_hold_up_a_health_endpoint() {
+        use lexikon_auth_tests::proxy::{Mode, Proxy};
+        let options = database().await;
+        let proxy = Proxy::to(options.get_port()).await;
+        let keys = ApiKeys::open(&url(&options.port(proxy.port)), one_secret()).await.unwrap();
+        keys.ping().await.unwrap();
+        proxy.set(Mode::Blackhole);
+        let error = timeout(PATIENCE, keys.ping()).await.unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    }
+
+    #[tokio::test]
     async fn a_wrong_database_and_a_wrong_password_are_said() {
         let server = Server::start();
         let pool = PgPool::connect_with(server.options()).await.unwrap();
@@ -386,6 +437,8 @@ mod postgres {
         for _ in 0..3 {
             assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
         }
+        let counts = keys.redis().unwrap().counts();
+        assert!(counts.hits + counts.misses + counts.bypassed > 0, "{counts:?}");
         let other = PgPool::connect_with(options).await.unwrap();
         sqlx::query("UPDATE api_keys SET is_active = FALSE").execute(&other).await.unwrap();
         wait_until("the key is refused", async || {

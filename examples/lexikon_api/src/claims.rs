@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lexikon_auth::store::DatabaseUrl;
 use lexikon_auth::{KeyId, StoreError};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
@@ -48,16 +49,16 @@ pub enum Claims {
 
 impl Claims {
     pub async fn open(database_url: &str) -> Result<Self, sqlx::Error> {
-        match database_url.strip_prefix("sqlite://") {
-            Some(path) => {
+        match database_url.parse().map_err(sqlx::Error::config)? {
+            DatabaseUrl::Sqlite { path, .. } => {
                 let options = SqliteConnectOptions::new().filename(path);
                 let pool =
                     SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
                 sqlx::query(CREATE).execute(&pool).await?;
                 Ok(Self::Sqlite(pool))
             }
-            None => {
-                let pool = PgPoolOptions::new().max_connections(2).connect(database_url).await?;
+            DatabaseUrl::Postgres(options) => {
+                let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await?;
                 // IF NOT EXISTS fails where two instances come at once: the second one waits.
                 let mut transaction = pool.begin().await?;
                 let lock = "SELECT pg_advisory_xact_lock(hashtext('lexikon_api_claims'))";
@@ -66,6 +67,14 @@ impl Claims {
                 transaction.commit().await?;
                 Ok(Self::Postgres(pool))
             }
+            other => Err(sqlx::Error::Configuration(format!("no claims in {other:?}").into())),
+        }
+    }
+
+    pub fn database_kind(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
         }
     }
 

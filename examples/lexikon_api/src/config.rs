@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use ipnet::IpNet;
+#[cfg(doc)]
+use lexikon_auth::store::DatabaseUrl;
 use lexikon_auth::{SecretRing, ServerSecret};
 use tempfile::TempDir;
 
@@ -14,7 +15,7 @@ const FIRST_KEY_FILE: &str = "first_key.header";
 /// | variable | meaning |
 /// | --- | --- |
 /// | `API_KEY_SECRET`, `API_KEY_SECRET_FILE`, … | the server secret. Without it and `DATABASE_URL` this is a demo |
-/// | `DATABASE_URL` | `sqlite://path` or `postgres://…`. Default `sqlite://lexikon_api.db` |
+/// | `DATABASE_URL` | `sqlite:path` or `postgres://…`, as a [`DatabaseUrl`]. Default `sqlite:lexikon_api.db` |
 /// | `REDIS_URL` | `redis://…`, a level of cache that instances share. Optional |
 /// | `ADDRESS` | where to listen. Default `127.0.0.1:8080` |
 /// | `TRUSTED_PROXIES` | networks of proxies whose `X-Forwarded-For` is believed, separated by commas |
@@ -29,7 +30,7 @@ pub struct Config {
     pub first_key_for: Option<String>,
     pub first_key_file: PathBuf,
     /// Holds the database of a demo.
-    pub demo: Option<Arc<TempDir>>,
+    pub demo: Option<TempDir>,
 }
 
 impl Config {
@@ -42,7 +43,7 @@ impl Config {
                 }
                 _ => SecretRing::from_env()?,
             },
-            database_url: set("DATABASE_URL").unwrap_or("sqlite://lexikon_api.db".to_owned()),
+            database_url: set("DATABASE_URL").unwrap_or("sqlite:lexikon_api.db".to_owned()),
             redis_url: set("REDIS_URL"),
             address: set("ADDRESS").unwrap_or("127.0.0.1:8080".to_owned()),
             trusted_proxies: networks(
@@ -56,12 +57,12 @@ impl Config {
         let has_secret = ["API_KEY_SECRET", "API_KEY_SECRET_FILE", "DATABASE_URL"];
         if !has_secret.iter().any(|name| set(name).is_some()) {
             let folder = tempfile::tempdir()?;
-            config.database_url = format!("sqlite://{}/demo.db", folder.path().display());
+            config.database_url = format!("sqlite:{}/demo.db", folder.path().display());
             config.first_key_for.get_or_insert("demo".to_owned());
             if set("FIRST_KEY_FILE").is_none() {
                 config.first_key_file = folder.path().join(FIRST_KEY_FILE);
             }
-            config.demo = Some(Arc::new(folder));
+            config.demo = Some(folder);
             println!("A demo: its database is gone at the end. Set API_KEY_SECRET for a real one.");
         }
         Ok(config)

@@ -5,23 +5,18 @@ use std::io::Write;
 use std::path::Path;
 
 use lexikon_auth::store::Page;
-use lexikon_auth::{KeyManager, ManageError, NewKey, OwnerId, StoreError};
+use lexikon_auth::{ApiKeys, ManageError, NewKey, OwnerId, StoreError};
 use tempfile::NamedTempFile;
 
-use crate::backend::Store;
 use crate::keys::id_of;
 
 /// Makes the key, unless the owner has keys, and writes it to `path` in the form of the header that it
 /// travels in. Of several instances that start at once, one makes it.
-pub async fn make(
-    manager: &KeyManager<Store>,
-    owner: &str,
-    path: &Path,
-) -> Result<(), Box<dyn Error>> {
+pub async fn make(keys: &ApiKeys, owner: &str, path: &Path) -> Result<(), Box<dyn Error>> {
     let owner = OwnerId::from(owner);
     // In this order: a file that another instance writes right now belongs to a key that shows.
     let exists = path.try_exists()?;
-    if !manager.list(&owner, &Page::first(1)).await?.is_empty() {
+    if !keys.manager().list(&owner, &Page::first(1)).await?.is_empty() {
         return Ok(());
     }
     if exists {
@@ -35,13 +30,13 @@ pub async fn make(
     // No value of a header is like this, so no Idempotency-Key makes this id.
     let id = id_of(&owner, b"\0first key");
     let new = NewKey::new(owner, "the first key").scopes("admin").id(id.clone());
-    let issued = match manager.issue(new).await {
+    let issued = match keys.issue(new).await {
         // Another instance was faster.
         Err(ManageError::Store(StoreError::Conflict)) => return Ok(()),
         issued => issued?,
     };
     if let Err(error) = keep(file, issued.key.expose_secret(), path) {
-        manager.revoke(&id, Some("it could not be written to its file")).await?;
+        keys.revoke(&id, Some("it could not be written to its file")).await?;
         let path = path.display();
         return Err(format!("{path}: {error}; make a key with lxk issue --scopes admin").into());
     }

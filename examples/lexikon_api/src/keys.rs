@@ -10,8 +10,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use lexikon_auth::http::{Admin, Scoped};
 use lexikon_auth::store::Page;
 use lexikon_auth::{
-    IssuedKey, KeyId, KeyManager, KeyRecord, ManageError, NewKey, OwnerId, Scopes, StoreError,
-    Verifier,
+    ApiKeys, IssuedKey, KeyId, KeyRecord, ManageError, NewKey, OwnerId, Scopes, StoreError,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,7 +19,6 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
 
 use crate::answer::{Failure, Success, no_such_key, success};
-use crate::backend::Store;
 use crate::body::Body;
 use crate::claims::{self, Claims};
 
@@ -59,15 +57,10 @@ impl Wanted {
     }
 
     /// Whether an Idempotency-Key has made this key, and nobody has used it.
-    async fn was_made(
-        &self,
-        manager: &KeyManager<Store>,
-        verifier: &Verifier<Store>,
-        id: &KeyId,
-    ) -> Result<bool, Failure> {
+    async fn was_made(&self, keys: &ApiKeys, id: &KeyId) -> Result<bool, Failure> {
         // What this instance knows of uses has to be in the table first.
-        verifier.flush().await.map_err(ManageError::Store)?;
-        let Some(record) = manager.find(id).await? else { return Ok(false) };
+        keys.verifier().flush().await.map_err(ManageError::Store)?;
+        let Some(record) = keys.manager().find(id).await? else { return Ok(false) };
         if !self.is_met_by(&record) {
             let message = "this Idempotency-Key came with another request before";
             let status = StatusCode::UNPROCESSABLE_ENTITY;
@@ -148,8 +141,7 @@ fn made(issued: &IssuedKey) -> Secret<Made> {
 /// writes that later: until the claim of that answer has ended, the second is 409.
 pub async fn create(
     caller: Scoped<Admin>,
-    State(manager): State<Arc<KeyManager<Store>>>,
-    State(verifier): State<Arc<Verifier<Store>>>,
+    State(keys): State<ApiKeys>,
     State(claims): State<Claims>,
     headers: HeaderMap,
     Body(wanted): Body<Wanted>,
@@ -168,22 +160,20 @@ pub async fn create(
         new = new.expires_at(date);
     }
     let Some(id) = id_from(&headers, caller.owner())? else {
-        return Ok(made(&manager.issue(new).await?));
+        return Ok(made(&keys.issue(new).await?));
     };
-    wanted.was_made(&manager, &verifier, &id).await?;
+    wanted.was_made(&keys, &id).await?;
     let under_way = || Failure::under_way(claims::HELD);
     let claim = claims.take(&id).await.map_err(ManageError::Store)?.ok_or_else(under_way)?;
     let issued = async {
-        let was_made = wanted.was_made(&manager, &verifier, &id).await?;
-        let issued = match was_made {
-            true => manager.reissue(&id).await?,
-            false => manager.issue(new.id(id.clone())).await?,
+        let issued = if wanted.was_made(&keys, &id).await? {
+            keys.manager().reissue(&id).await?
+        } else {
+            keys.issue(new.id(id.clone())).await?
         };
-        match claims.renew(&claim).await.map_err(ManageError::Store)? {
-            true => Ok(issued),
-            // Another request may have made this key anew.
-            false => Err(under_way()),
-        }
+        // Another request may have made this key anew.
+        let is_ours = claims.renew(&claim).await.map_err(ManageError::Store)?;
+        if is_ours { Ok(issued) } else { Err(under_way()) }
     };
     // Well within the claim: whatever is written later than that finds the hash of another.
     let issued = timeout(claims::HELD / 4, issued).await;
@@ -231,14 +221,14 @@ pub struct Listed {
 /// The caller's keys, newest first.
 pub async fn list(
     caller: Scoped<Admin>,
-    State(manager): State<Arc<KeyManager<Store>>>,
+    State(keys): State<ApiKeys>,
     query: Result<Query<After>, QueryRejection>,
 ) -> Result<Json<Success<Listed>>, Failure> {
     let Query(After { after }) = query.map_err(|_| {
         Failure::new(StatusCode::BAD_REQUEST, "invalid_query", "after is the id of a key")
     })?;
     let page = Page { limit: PAGE, after: after.map(KeyId::from) };
-    let records = manager.list(caller.owner(), &page).await?;
+    let records = keys.manager().list(caller.owner(), &page).await?;
     let last = records.last().filter(|_| records.len() == PAGE as usize);
     let next = last.map(|record| record.id.to_string());
     let item = |record: &Arc<KeyRecord>| Item {
@@ -251,13 +241,13 @@ pub async fn list(
 /// Revokes a key of the caller's.
 pub async fn revoke(
     caller: Scoped<Admin>,
-    State(manager): State<Arc<KeyManager<Store>>>,
+    State(keys): State<ApiKeys>,
     Path(id): Path<String>,
 ) -> Result<Json<Success<Shown>>, Failure> {
     let id = KeyId::from(id);
-    let record = manager.find(&id).await?.filter(|record| record.owner == *caller.owner());
+    let record = keys.manager().find(&id).await?.filter(|record| record.owner == *caller.owner());
     let mut shown = Shown::from(&*record.ok_or_else(no_such_key)?);
-    manager.revoke(&id, Some("by its owner")).await?;
+    keys.revoke(&id, Some("by its owner")).await?;
     shown.is_active = false;
     Ok(success(shown))
 }

@@ -8,7 +8,6 @@
 //! beside it. The variables of [`config`] make it a real one.
 
 mod answer;
-mod backend;
 mod body;
 mod claims;
 mod config;
@@ -30,15 +29,15 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRef};
 use axum::http::header::{self, HeaderValue};
 use axum::routing::{delete, get};
 use axum::{Router, middleware};
-use lexikon_auth::http::{ApiKeyLayer, ApiKeyNotice, Throttle};
-use lexikon_auth::{KeyManager, Verifier};
+use lexikon_auth::http::{ApiKeyNotice, Throttle};
+use lexikon_auth::store::CacheOptions;
+use lexikon_auth::{ApiKeys, StoreError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::backend::{Backend, Store};
 use self::claims::Claims;
 use self::config::Config;
 use self::status::Status;
@@ -51,8 +50,7 @@ const MAX_BODY: usize = 16 << 10;
 /// What the handlers share.
 #[derive(Clone, FromRef)]
 struct App {
-    manager: Arc<KeyManager<Store>>,
-    verifier: Arc<Verifier<Store>>,
+    keys: ApiKeys,
     claims: Claims,
     entries: entries::Entries,
     status: Arc<Status>,
@@ -78,22 +76,17 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let metrics = status::install_metrics()?;
 
     let config = Config::from_env()?;
-    let backend = Backend::open(&config).await?;
-    let verifier = Arc::new(Verifier::new(backend.store.clone(), config.ring.clone()));
-    let flusher = verifier.spawn_flush(FLUSH_INTERVAL);
-    let following = backend.lead(&verifier).await?;
-    let manager = Arc::new(KeyManager::new(backend.store.clone(), &config.ring));
+    let keys = open_keys(&config).await?;
     if let Some(owner) = &config.first_key_for {
-        first_key::make(&manager, owner, &config.first_key_file).await?;
+        first_key::make(&keys, owner, &config.first_key_file).await?;
     }
     let claims = Claims::open(&config.database_url).await?;
 
     let app = App {
-        manager,
-        verifier: verifier.clone(),
+        keys: keys.clone(),
         claims: claims.clone(),
         entries: entries::Entries::default(),
-        status: Arc::new(Status::new(backend.clone(), metrics)),
+        status: Arc::new(Status::new(keys.clone(), claims.database_kind(), metrics)),
     };
     // Before anybody may think that it runs, and ask it to stop.
     let stop = stop_signal()?;
@@ -101,12 +94,22 @@ async fn run() -> Result<(), Box<dyn Error>> {
     println!("Listening on http://{}", listener.local_addr()?);
     serve::serve(listener, router(app, &config), stop).await;
 
-    drop(following);
-    flusher.shutdown().await?;
+    keys.shutdown().await?;
     claims.close().await;
-    backend.close().await;
     tracing::info!("stopped, and all last uses are written");
     Ok(())
+}
+
+async fn open_keys(config: &Config) -> Result<ApiKeys, StoreError> {
+    let options = ApiKeys::options(config.ring.clone())
+        .extend_schema()
+        .flush_interval(FLUSH_INTERVAL)
+        .cache(CacheOptions::default());
+    let options = match &config.redis_url {
+        Some(url) => options.redis(url),
+        None => options,
+    };
+    options.open(&config.database_url).await
 }
 
 fn router(app: App, config: &Config) -> Router {
@@ -114,7 +117,9 @@ fn router(app: App, config: &Config) -> Router {
         extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
     })
     .trusted_proxies(config.trusted_proxies.iter().copied());
-    let layer = ApiKeyLayer::new(app.verifier.clone())
+    let layer = app
+        .keys
+        .layer()
         .realm("lexikon")
         .expect("a plain word")
         .respond_with(answer::detail)

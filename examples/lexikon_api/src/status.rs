@@ -7,7 +7,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use lexikon_auth::store::{FormatCounts, KeyStore};
+use lexikon_auth::ApiKeys;
+use lexikon_auth::store::{CachedStore, FormatCounts, RedisStore};
 use lexikon_auth::telemetry::LATENCY_BUCKETS;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
@@ -15,7 +16,6 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::answer::Failure;
-use crate::backend::Backend;
 
 /// How long a count of the whole table is shown: anybody may ask.
 const COUNT_AGAIN: Duration = Duration::from_secs(30);
@@ -25,7 +25,8 @@ const LONGEST_COUNT: Duration = Duration::from_secs(5);
 const SUM_UP: Duration = Duration::from_secs(1);
 
 pub struct Status {
-    backend: Backend,
+    keys: ApiKeys,
+    database_kind: &'static str,
     metrics: PrometheusHandle,
     counts: Mutex<Option<(Instant, Option<FormatCounts>)>>,
 }
@@ -47,15 +48,15 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
 }
 
 impl Status {
-    pub fn new(backend: Backend, metrics: PrometheusHandle) -> Self {
-        Self { backend, metrics, counts: Mutex::default() }
+    pub fn new(keys: ApiKeys, database_kind: &'static str, metrics: PrometheusHandle) -> Self {
+        Self { keys, database_kind, metrics, counts: Mutex::default() }
     }
 
     /// How far the migration is; null where the table could not be counted.
     async fn migration(&self) -> Value {
         let mut counts = self.counts.lock().await;
         if counts.is_none_or(|(at, _)| at.elapsed() > COUNT_AGAIN) {
-            let count = timeout(LONGEST_COUNT, self.backend.store.count_by_format()).await;
+            let count = timeout(LONGEST_COUNT, self.keys.manager().count_by_format()).await;
             // A failure is remembered too: nobody makes the table be counted again and again.
             *counts = Some((Instant::now(), count.ok().and_then(Result::ok)));
         }
@@ -66,7 +67,7 @@ impl Status {
     }
 
     fn caches(&self) -> Value {
-        let counts = self.backend.store.counts();
+        let counts = self.keys.cache().map(CachedStore::counts).unwrap_or_default();
         let hits = counts.hits + counts.unknown_hits;
         // Not a number before the first look-up, which is null in JSON.
         let hit_rate = hits as f64 / (hits + counts.misses) as f64;
@@ -76,9 +77,8 @@ impl Status {
             "hit_rate": hit_rate,
             "bytes": counts.bytes,
             "entries": counts.entries,
-            "followed": self.backend.is_followed(),
-            "redis": self.backend.redis.as_ref().map(|counts| {
-                let counts = counts();
+            "followed": self.keys.is_following(),
+            "redis": self.keys.redis().map(RedisStore::counts).map(|counts| {
                 json!({
                     "hits": counts.hits,
                     "misses": counts.misses,
@@ -97,8 +97,8 @@ pub async fn health() -> Json<Value> {
 
 /// Ready: the database answers too.
 pub async fn ready(State(status): State<Arc<Status>>) -> Result<Json<Value>, Failure> {
-    match status.backend.ping().await {
-        Ok(_) => Ok(Json(json!({ "status": "ready" }))),
+    match status.keys.ping().await {
+        Ok(()) => Ok(Json(json!({ "status": "ready" }))),
         Err(error) => {
             tracing::warn!(%error, "the database does not answer");
             let message = "the database does not answer";
@@ -109,16 +109,17 @@ pub async fn ready(State(status): State<Arc<Status>>) -> Result<Json<Value>, Fai
 
 /// How the parts are. With the status 200 also when one of them is down: whoever asks wants to know which.
 pub async fn status(State(status): State<Arc<Status>>) -> Json<Value> {
-    let ping = status.backend.ping().await;
-    let migration = match &ping {
-        Ok(_) => status.migration().await,
-        Err(_) => Value::Null,
+    let started = Instant::now();
+    let latency = status.keys.ping().await.is_ok().then(|| started.elapsed());
+    let migration = match latency {
+        Some(_) => status.migration().await,
+        None => Value::Null,
     };
     Json(json!({
         "database": {
-            "kind": status.backend.kind,
-            "is_up": ping.is_ok(),
-            "latency_seconds": ping.ok().map(|latency| latency.as_secs_f64()),
+            "kind": status.database_kind,
+            "is_up": latency.is_some(),
+            "latency_seconds": latency.map(|latency| latency.as_secs_f64()),
         },
         "cache": status.caches(),
         "migration": migration,

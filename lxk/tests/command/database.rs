@@ -3,7 +3,7 @@
 use lexikon_auth::store::SqliteStore;
 use lexikon_auth_tests::{assert_reveals_nothing, postgres};
 
-use crate::operator::{COMMANDS, Desk};
+use crate::operator::{Answer, COMMANDS, Desk};
 
 #[test]
 fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
@@ -15,7 +15,10 @@ fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
     list("sqlite:///no/such/folder/keys.db").fails(3, "lxk schema apply --create");
     let malformed = list("postgres://operator:hidden-word@[::/keys").fails(2, "cannot be read");
     let refused = list("postgres://operator:hidden-word@127.0.0.1:1/keys");
-    for answer in [malformed, refused] {
+    let driver = list("postgresql+asyncpg://operator:hidden-word@127.0.0.1:1/keys");
+    let driver = driver.fails(3, "127.0.0.1:1");
+    let elsewhere = list("mysql+pymysql://operator:hidden-word@127.0.0.1:1/keys").ends_with(2);
+    for answer in [malformed, refused, driver, elsewhere] {
         assert_reveals_nothing(&answer.err, "hidden-word@");
     }
 
@@ -30,6 +33,33 @@ fn a_database_that_cannot_be_used_is_named_with_what_to_do() {
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "a look makes no tables");
     desk.run_sql_on(&path, "CREATE TABLE api_keys (id VARCHAR, colour VARCHAR)");
     list(&url).fails(3, "unknown schema");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_are_named_as_sqlalchemy_does_too() {
+    let desk = Desk::new();
+    let (id, _) = desk.issue("user-1", "deploy");
+    let in_folder = |url: &str, arguments: &[&str]| {
+        let mut command = desk.command(&[&["--database-url", url], arguments].concat());
+        command.current_dir(desk.folder.path());
+        Answer::of(command)
+    };
+    let whole_path = format!("sqlite+aiosqlite:///{}", desk.path().display());
+    for url in ["sqlite+aiosqlite:///keys.db", &whole_path] {
+        in_folder(url, &["show", &id]).ends_with(0).prints("deploy");
+        // It does not look like PostgreSQL to a check.
+        in_folder(url, &["preflight"]).ends_with(0);
+    }
+    in_folder("sqlite:///keys.db", &["list"]).fails(3, "/keys.db cannot be opened");
+    in_folder("sqlite+aiosqlite://", &["list"]).fails(2, "names no file");
+
+    let options = postgres::database().await;
+    let (port, name) = (options.get_port(), options.get_database().unwrap());
+    let url = format!("postgresql+asyncpg://postgres@127.0.0.1:{port}/{name}?ssl=prefer");
+    let desk = Desk::without_database().with("DATABASE_URL", url);
+    desk.lxk(&["schema", "apply", "--create"]).ends_with(0);
+    let (id, _) = desk.issue("user-1", "deploy");
+    desk.lxk(&["show", &id]).ends_with(0).prints("deploy");
 }
 
 #[test]
