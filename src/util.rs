@@ -5,3 +5,5 @@ pub(crate) mod random;
 #[cfg(any(feature = "cache", feature = "redis", feature = "throttle"))]
 pub(crate) mod run_to_end;
 pub(crate) mod time;
+#[cfg(all(feature = "tls-rustls", any(feature = "postgres", feature = "redis")))]
+pub(crate) mod tls;

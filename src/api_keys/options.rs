@@ -25,6 +25,9 @@ use crate::verify::Verifier;
 #[cfg(feature = "redis")]
 const BAD_REDIS: &str = "the URL of Redis cannot be read; write it as redis://:password@host:port/number, or \
     as rediss:// with the feature tls-rustls or tls-native-tls of lexikon-auth";
+#[cfg(all(feature = "redis", feature = "tls-rustls", feature = "tls-native-tls"))]
+const NO_AUTHORITY: &str = "with both features tls-rustls and tls-native-tls of lexikon-auth, Redis would trust no \
+    authority; enable one of them, or give a client with certificates to redis_client";
 
 /// The settings of [`ApiKeys`].
 ///
@@ -53,7 +56,7 @@ pub struct ApiKeysOptions {
     #[cfg(feature = "cache")]
     cache: Option<CacheOptions>,
     #[cfg(feature = "redis")]
-    redis: Option<redis::RedisResult<redis::Client>>,
+    redis: Option<Result<redis::Client, &'static str>>,
     #[cfg(feature = "redis")]
     redis_options: RedisOptions,
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -125,7 +128,15 @@ impl ApiKeysOptions {
     /// that is down, at the start too, is bypassed until it is there.
     #[cfg(feature = "redis")]
     pub fn redis(self, url: &str) -> Self {
-        Self { redis: Some(redis::Client::open(url)), ..self }
+        // The error is not told: it may hold a part of the URL.
+        let client = redis::Client::open(url).map_err(|_| BAD_REDIS);
+        // What redis 1.8 does with both is to use rustls, and to leave the authorities out.
+        #[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
+        let client = client.and_then(|client| match client.get_connection_info().addr() {
+            redis::ConnectionAddr::TcpTls { .. } => Err(NO_AUTHORITY),
+            _ => Ok(client),
+        });
+        Self { redis: Some(client), ..self }
     }
 
     /// The same for a client that the application has set up, such as with certificates of its own.
@@ -159,7 +170,7 @@ impl ApiKeysOptions {
     /// no changes are followed.
     ///
     /// # Errors
-    /// [`StoreError::CannotOpen`] when the URL of Redis cannot be read.
+    /// [`StoreError::CannotOpen`] when the URL of Redis cannot be used.
     ///
     /// # Panics
     /// Outside a Tokio runtime, as [`tokio::spawn`] does.
@@ -194,9 +205,8 @@ impl ApiKeysOptions {
     #[cfg(feature = "redis")]
     async fn with_redis(&self, layers: Layers) -> Result<Layers, StoreError> {
         let Some(client) = &self.redis else { return Ok(layers) };
-        // The error is not told: it may hold a part of the URL.
-        let client = client.as_ref().map_err(|_| StoreError::CannotOpen(BAD_REDIS.into()))?;
-        let (client, options) = (client.clone(), self.redis_options.clone());
+        let client = client.clone().map_err(|problem| StoreError::CannotOpen(problem.into()))?;
+        let options = self.redis_options.clone();
         let store = RedisStore::new(layers.store, client, &self.ring, options).await;
         Ok(Layers { store: DynKeyStore::new(store), is_cached: true })
     }

@@ -106,6 +106,16 @@ async fn a_url_of_redis_that_cannot_be_read_is_not_repeated() {
     assert_reveals_nothing(&printed(&error), password);
 }
 
+#[cfg(all(feature = "redis", feature = "tls-native-tls", feature = "tls-rustls"))]
+#[tokio::test]
+async fn redis_by_tls_that_would_trust_no_authority_is_refused() {
+    use lexikon_auth::StoreError;
+    let options = ApiKeys::options(one_secret());
+    let error = options.redis("rediss://localhost/").over(MemoryStore::new()).await.unwrap_err();
+    assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+    assert!(error.to_string().contains("both features"), "{error}");
+}
+
 #[cfg(feature = "sqlite")]
 mod sqlite {
     use std::path::PathBuf;
