@@ -17,6 +17,7 @@ use crate::manage::{IssuedKey, KeyManager, NewKey, Rotation};
 use crate::store::DynKeyStore;
 use crate::tasks::{Flusher, Follower, PolicyFollower};
 use crate::util::lock::lock;
+use crate::util::run_to_end::run_to_end;
 use crate::verify::{VerifiedKey, Verifier};
 
 /// How long connections may take to close at the end.
@@ -165,19 +166,29 @@ impl ApiKeys {
     /// that were opened for this handle and its clones. Call it when requests are no longer served: what is
     /// verified afterwards is not written, and answered only where the connections are the application's own.
     ///
-    /// It ends within the time limits of the store, and 5 seconds for connections to close. Whoever calls it
-    /// again waits for the first shutdown, and does nothing.
+    /// How long that takes is up to the store: what is waiting is written in batches, each within its time
+    /// limit; connections then have 5 seconds to close. Once begun it runs to its end, also if its future is
+    /// dropped, as a `timeout` does, for as long as the runtime lives. Whoever calls it again waits for the
+    /// first shutdown, and tries once more to write what that could not.
     ///
     /// # Errors
-    /// [`StoreError`] when the store could not write: what was waiting is lost. All else is done.
+    /// [`StoreError`] when the store could not write. All else is done. What is waiting is lost, unless the
+    /// connections are the application's own and another call succeeds.
     pub async fn shutdown(&self) -> Result<(), StoreError> {
-        let mut running = self.0.running.lock().await;
+        let shared = self.0.clone();
+        run_to_end(async move { shared.shutdown().await }).await
+    }
+}
+
+impl Shared {
+    async fn shutdown(&self) -> Result<(), StoreError> {
+        let mut running = self.running.lock().await;
         let Some(Running { flusher, policy_follower, close }) = running.take() else {
-            return Ok(());
+            return self.verifier.flush().await.map(drop);
         };
         let flushed = flusher.shutdown().await;
         drop(policy_follower);
-        let follower = lock(&self.0.follower).take();
+        let follower = lock(&self.follower).take();
         if let Some(follower) = follower {
             follower.shutdown().await;
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lexikon_auth::store::{KeyStore, MemoryStore};
 use lexikon_auth::{ApiKeys, NewKey};
 use lexikon_auth_tests::one_secret;
@@ -53,6 +54,18 @@ async fn a_handle_that_is_dropped_writes_what_is_waiting() {
         store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at.is_some()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_shutdown_that_is_given_up_half_way_goes_on() {
+    let store = MemoryStore::new();
+    let keys = ApiKeys::options(one_secret()).over(store.clone()).await.unwrap();
+    let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+    drop(keys.verify(issued.key.expose_secret()).await.unwrap());
+    // It begins, and has to wait for the end of a task.
+    assert!(keys.shutdown().now_or_never().is_none());
+    keys.shutdown().await.unwrap();
+    assert!(store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at.is_some());
 }
 
 #[cfg(feature = "axum")]
@@ -149,7 +162,6 @@ mod sqlite {
         }
 
         /// Somebody else with access to the file, who does not use this crate.
-        #[cfg(feature = "cache")]
         async fn other(&self) -> sqlx::SqlitePool {
             let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path());
             sqlx::SqlitePool::connect_with(options).await.unwrap()
@@ -251,7 +263,26 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn the_policy_of_the_database_is_followed_unless_it_is_pinned() {
+    async fn a_shutdown_that_could_not_write_says_so_until_it_has_written() {
+        let folder = Folder::new();
+        let store = SqliteStore::open_or_create(folder.path()).await.unwrap();
+        let pool = folder.other().await;
+        let keys = ApiKeys::options(one_secret()).over_sqlite(store.clone()).await.unwrap();
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        drop(keys.verify(issued.key.expose_secret()).await.unwrap());
+        let rename = "ALTER TABLE api_keys RENAME TO elsewhere";
+        sqlx::query(rename).execute(&pool).await.unwrap();
+        for _ in 0..2 {
+            assert!(keys.shutdown().await.is_err());
+        }
+        let rename = "ALTER TABLE elsewhere RENAME TO api_keys";
+        sqlx::query(rename).execute(&pool).await.unwrap();
+        keys.shutdown().await.unwrap();
+        assert!(store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_policy_of_the_database_is_followed_and_loosens_nothing() {
         let folder = Folder::new();
         let store = SqliteStore::open_or_create(folder.path()).await.unwrap();
         let table = KeyTable::from(store.clone());
