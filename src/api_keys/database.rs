@@ -142,10 +142,8 @@ impl ApiKeysOptions {
     ) -> Result<ApiKeys, StoreError> {
         let layers = self.with_caches(DynKeyStore::new(database.clone())).await?;
         let verifier = self.verifier(&layers);
-        let mut tasks = Tasks { close, ..Tasks::default() };
-        if !self.is_policy_pinned {
-            tasks.policy_follower = Some(verifier.follow_policy(database).await?);
-        }
+        let policy_follower = Some(verifier.follow_policy(database).await?);
+        let mut tasks = Tasks { close, policy_follower, follower: None };
         if layers.is_cached {
             tasks.follower = Some(follow(&layers, feed).await);
         }

@@ -49,8 +49,6 @@ const NO_AUTHORITY: &str = "with both features tls-rustls and tls-native-tls of 
 pub struct ApiKeysOptions {
     pub(super) ring: SecretRing,
     policy: Policy,
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(super) is_policy_pinned: bool,
     clock: Arc<dyn Clock>,
     flush_interval: Duration,
     #[cfg(feature = "cache")]
@@ -77,8 +75,6 @@ impl ApiKeysOptions {
         Self {
             ring,
             policy: Policy::default(),
-            #[cfg(any(feature = "postgres", feature = "sqlite"))]
-            is_policy_pinned: false,
             clock: Arc::new(SystemClock),
             flush_interval: DEFAULT_FLUSH_INTERVAL,
             #[cfg(feature = "cache")]
@@ -94,16 +90,11 @@ impl ApiKeysOptions {
         }
     }
 
-    /// Sets the policy. What it says of legacy keys holds as long as the database says nothing: operators
-    /// set the policy of all instances with `lxk migrate policy`.
+    /// Sets the policy. The database may tighten what it says of legacy keys, and never loosen it, as
+    /// [`Verifier::follow_policy`] has it: operators set the policy of all instances with
+    /// `lxk migrate policy`.
     pub fn policy(self, policy: Policy) -> Self {
         Self { policy, ..self }
-    }
-
-    /// Sets the policy, whatever the database says.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub fn pinned_policy(self, policy: Policy) -> Self {
-        Self { policy, is_policy_pinned: true, ..self }
     }
 
     /// Sets the clock.

@@ -289,16 +289,17 @@ mod sqlite {
         table.set_policy(LegacyPolicy::Shadow, "alice").await.unwrap();
         let policy = Policy::default().legacy(LegacyPolicy::Refuse);
 
-        let pinned = ApiKeys::options(one_secret()).pinned_policy(policy);
-        let pinned = pinned.over_sqlite(store.clone()).await.unwrap();
-        let keys = ApiKeys::options(one_secret()).policy(policy).over_sqlite(store).await.unwrap();
+        let strict = ApiKeys::options(one_secret()).policy(policy);
+        let strict = strict.over_sqlite(store.clone()).await.unwrap();
+        assert_eq!(strict.verifier().legacy_policy(), LegacyPolicy::Refuse);
+        let keys = ApiKeys::options(one_secret()).over_sqlite(store).await.unwrap();
         assert_eq!(keys.verifier().legacy_policy(), LegacyPolicy::Shadow);
         table.set_policy(LegacyPolicy::UpgradeOnUse, "alice").await.unwrap();
         wait_until("the policy changes", async || {
             keys.verifier().legacy_policy() == LegacyPolicy::UpgradeOnUse
         })
         .await;
-        assert_eq!(pinned.verifier().legacy_policy(), LegacyPolicy::Refuse);
+        assert_eq!(strict.verifier().legacy_policy(), LegacyPolicy::Refuse);
 
         // The connections are the application's own.
         keys.shutdown().await.unwrap();
@@ -358,6 +359,37 @@ mod postgres {
         let text = error.to_string();
         assert!(text.contains("Connection refused"), "{text}");
         assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    }
+
+    /// Takes a connection, and says that the server is not yet ready for one.
+    async fn is_starting(listener: &tokio::net::TcpListener) {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let _ = client.read(&mut [0; 1024]).await.unwrap();
+        let fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
+        let length = u32::try_from(fields.len() + 4).unwrap();
+        client.write_all(&[b"E", &length.to_be_bytes()[..], fields].concat()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_starts_at_the_same_time_is_waited_for() {
+        let server = database().await;
+        let (port, database) = (server.get_port(), server.get_database().unwrap());
+        let closed = ClosedPort::new();
+        let url = format!("postgres://postgres@127.0.0.1:{}", closed.number());
+        let url = format!("{url}/{database}?sslmode=disable");
+        let opening = tokio::spawn(async move { ApiKeys::open(&url, one_secret()).await });
+        sleep(Duration::from_millis(500)).await;
+        let listener = closed.0.listen(16).unwrap();
+        timeout(PATIENCE, is_starting(&listener)).await.unwrap();
+        let forwarding = tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+            }
+        });
+        opening.await.unwrap().unwrap().shutdown().await.unwrap();
+        forwarding.abort();
     }
 
     #[tokio::test]
@@ -447,37 +479,6 @@ mod postgres {
         let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
         assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
         keys.shutdown().await.unwrap();
-    }
-
-    /// Takes a connection, and says that the server is not yet ready for one.
-    async fn is_starting(listener: &tokio::net::TcpListener) {
-        let (mut client, _) = listener.accept().await.unwrap();
-        let _ = client.read(&mut [0; 1024]).await.unwrap();
-        let fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
-        let length = u32::try_from(fields.len() + 4).unwrap();
-        client.write_all(&[b"E", &length.to_be_bytes()[..], fields].concat()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_server_that_starts_at_the_same_time_is_waited_for() {
-        let server = database().await;
-        let (port, database) = (server.get_port(), server.get_database().unwrap());
-        let closed = ClosedPort::new();
-        let url = format!("postgres://postgres@127.0.0.1:{}", closed.number());
-        let url = format!("{url}/{database}?sslmode=disable");
-        let opening = tokio::spawn(async move { ApiKeys::open(&url, one_secret()).await });
-        sleep(Duration::from_millis(500)).await;
-        let listener = closed.0.listen(16).unwrap();
-        timeout(PATIENCE, is_starting(&listener)).await.unwrap();
-        let forwarding = tokio::spawn(async move {
-            loop {
-                let (mut client, _) = listener.accept().await.unwrap();
-                let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
-            }
-        });
-        opening.await.unwrap().unwrap().shutdown().await.unwrap();
-        forwarding.abort();
     }
 
     #[tokio::test]
