@@ -1,12 +1,7 @@
 //! A handle over one of the databases.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, timeout_at};
-use tracing::warn;
-
 use super::keys::{ApiKeys, Close};
-use super::options::{ApiKeysOptions, Layers, Tasks};
+use super::options::{ApiKeysOptions, Tasks};
 use crate::crypto::secret::SecretRing;
 use crate::error::StoreError;
 #[cfg(feature = "postgres")]
@@ -14,10 +9,6 @@ use crate::store::PostgresStore;
 #[cfg(feature = "sqlite")]
 use crate::store::SqliteStore;
 use crate::store::{ChangeFeed, DatabaseUrl, DynKeyStore, KeyStore, PolicySource};
-use crate::tasks::Follower;
-
-/// How long a start waits until changes are reported.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is done first with either store, and differs in its type alone.
 macro_rules! prepared {
@@ -143,26 +134,7 @@ impl ApiKeysOptions {
         let layers = self.with_caches(DynKeyStore::new(database.clone())).await?;
         let verifier = self.verifier(&layers);
         let policy_follower = Some(verifier.follow_policy(database).await?);
-        let mut tasks = Tasks { close, policy_follower, follower: None };
-        if layers.is_cached {
-            tasks.follower = Some(follow(&layers, feed).await);
-        }
-        Ok(self.start(layers, verifier, tasks))
+        let follower = if layers.is_cached { Some(layers.follow(feed).await) } else { None };
+        Ok(self.start(layers, verifier, Tasks { follower, policy_follower, close }))
     }
-}
-
-/// Starts to follow changes, and waits until they are reported.
-async fn follow(layers: &Layers, feed: impl ChangeFeed) -> Follower {
-    let deadline = Instant::now() + FOLLOW_LIMIT;
-    // Asked here once, because a follower does not say that an attempt failed: tables that report nothing,
-    // for instance, are not waited for.
-    let is_there = matches!(timeout_at(deadline, feed.subscribe()).await, Ok(Ok(_)));
-    let follower = Follower::spawn(layers.store.clone(), feed);
-    if !is_there || timeout_at(deadline, follower.connected()).await.is_err() {
-        // Why, the follower logs.
-        warn!(
-            "started before changes to keys are reported; until they are, caches keep entries for a short time"
-        );
-    }
-    follower
 }

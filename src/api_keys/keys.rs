@@ -154,10 +154,15 @@ impl ApiKeys {
         &self.0.manager
     }
 
-    /// Whether changes that others make count at once: nothing is cached, or a follower is connected. Where
-    /// it is `false` they count after
-    /// [`max_age_unfollowed`](crate::store::CacheOptions::max_age_unfollowed), 5 seconds. For a health
-    /// endpoint; it asks nobody.
+    /// Whether changes that others make count at once: nothing is cached, or a follower is connected. For a
+    /// health endpoint; it asks nobody.
+    ///
+    /// Over a database it means all changes. Where it is `false`, they count after
+    /// [`max_age_unfollowed`](crate::store::CacheOptions::max_age_unfollowed), 5 seconds, and entries in Redis
+    /// are not read.
+    ///
+    /// Over [another store](super::ApiKeysOptions::over) with both caches it means the changes that other
+    /// handles with the same Redis make. With one cache it is always `false`, and says nothing.
     pub fn is_following(&self) -> bool {
         !self.0.is_cached || lock(&self.0.follower).as_ref().is_some_and(Follower::is_connected)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::keys::{ApiKeys, Close, Running, Shared};
+use super::layers::Layers;
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::secret::SecretRing;
 use crate::error::StoreError;
@@ -107,9 +108,10 @@ impl ApiKeysOptions {
         Self { flush_interval: interval, ..self }
     }
 
-    /// Puts a cache in memory over the store. A database tells it what others change, within milliseconds;
-    /// what changes another store past this handle is noticed after
-    /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed).
+    /// Puts a cache in memory over the store. A database tells it what others change, within milliseconds.
+    /// What others change in another store counts after
+    /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed), 5 seconds; with [`redis`](Self::redis)
+    /// beneath, see [`over`](Self::over).
     #[cfg(feature = "cache")]
     pub fn cache(self, options: CacheOptions) -> Self {
         Self { cache: Some(options), ..self }
@@ -117,6 +119,10 @@ impl ApiKeysOptions {
 
     /// Puts a cache in Redis, which instances share, between the database and the cache in memory. Redis
     /// that is down, at the start too, is bypassed until it is there.
+    ///
+    /// A database tells it what others change. Over [another store](Self::over), what is changed through
+    /// handles that share this Redis counts at once; what is changed past them counts after the life of an
+    /// entry, 1 hour unless [set](Self::redis_options).
     #[cfg(feature = "redis")]
     pub fn redis(self, url: &str) -> Self {
         // The error is not told: it may hold a part of the URL.
@@ -158,7 +164,18 @@ impl ApiKeysOptions {
     }
 
     /// Uses any store. It is taken for ready: neither are its secrets checked nor its schema extended, and
-    /// no changes are followed.
+    /// no changes that it may report are followed.
+    ///
+    /// So caches learn what this handle changes, and the rest in time:
+    ///
+    /// | caches | what another handle with the same Redis changes | what anybody else changes |
+    /// | --- | --- | --- |
+    /// | none | at once | at once |
+    /// | in memory | — | after `max_age_unfollowed`, 5 seconds |
+    /// | in Redis | at once | after the life of an entry, 1 hour |
+    /// | both: what is told to Redis is followed | within milliseconds; without the feed, after `max_age_unfollowed` | after the life of an entry, and `max_age` in memory: 1 hour and 5 minutes |
+    ///
+    /// The start waits for the feed of Redis as [`open`](Self::open) does for that of a database.
     ///
     /// # Errors
     /// [`StoreError::CannotOpen`] when the URL of Redis cannot be used.
@@ -180,12 +197,13 @@ impl ApiKeysOptions {
     pub async fn over(self, store: impl KeyStore + 'static) -> Result<ApiKeys, StoreError> {
         let layers = self.with_caches(DynKeyStore::new(store)).await?;
         let verifier = self.verifier(&layers);
-        Ok(self.start(layers, verifier, Tasks::default()))
+        let tasks = Tasks { follower: layers.follow_redis().await, ..Tasks::default() };
+        Ok(self.start(layers, verifier, tasks))
     }
 
     /// Puts the caches over a store.
     pub(super) async fn with_caches(&self, store: DynKeyStore) -> Result<Layers, StoreError> {
-        let layers = Layers { store, is_cached: false };
+        let layers = Layers::new(store);
         #[cfg(feature = "redis")]
         let layers = self.with_redis(layers).await?;
         #[cfg(feature = "cache")]
@@ -194,19 +212,25 @@ impl ApiKeysOptions {
     }
 
     #[cfg(feature = "redis")]
-    async fn with_redis(&self, layers: Layers) -> Result<Layers, StoreError> {
+    async fn with_redis(&self, mut layers: Layers) -> Result<Layers, StoreError> {
         let Some(client) = &self.redis else { return Ok(layers) };
         let client = client.clone().map_err(|problem| StoreError::CannotOpen(problem.into()))?;
         let options = self.redis_options.clone();
         let store = RedisStore::new(layers.store, client, &self.ring, options).await;
-        Ok(Layers { store: DynKeyStore::new(store), is_cached: true })
+        #[cfg(feature = "cache")]
+        if self.cache.is_some() {
+            layers.redis_feed = Some(store.changes());
+        }
+        (layers.store, layers.is_cached) = (DynKeyStore::new(store), true);
+        Ok(layers)
     }
 
     #[cfg(feature = "cache")]
-    fn with_cache(&self, layers: Layers) -> Layers {
+    fn with_cache(&self, mut layers: Layers) -> Layers {
         let Some(options) = &self.cache else { return layers };
         let store = CachedStore::new(layers.store, options.clone());
-        Layers { store: DynKeyStore::new(store), is_cached: true }
+        (layers.store, layers.is_cached) = (DynKeyStore::new(store), true);
+        layers
     }
 
     pub(super) fn verifier(&self, layers: &Layers) -> Arc<Verifier<DynKeyStore>> {
@@ -238,12 +262,6 @@ impl fmt::Debug for ApiKeysOptions {
         let mut debug = f.debug_struct("ApiKeysOptions");
         debug.field("ring", &self.ring).field("policy", &self.policy).finish_non_exhaustive()
     }
-}
-
-/// A store with its caches.
-pub(super) struct Layers {
-    pub(super) store: DynKeyStore,
-    pub(super) is_cached: bool,
 }
 
 /// What runs beside a database, and ends with the handle.
