@@ -3,6 +3,7 @@
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod database;
 mod keys;
+mod layers;
 mod options;
 
 pub use self::keys::ApiKeys;

@@ -59,7 +59,7 @@
 //! | feature | adds | costs |
 //! | --- | --- | --- |
 //! | none | keys, secrets, verification, management, [`MemoryStore`](store::MemoryStore), [`DynKeyStore`](store::DynKeyStore) | ten direct dependencies |
-//! | `sqlite` | `store::SqliteStore`: the tables of the lexikon service as they are, or the same ones in an empty file, which is in WAL mode; `admin`; `ApiKeys` by URL | sqlx with bundled SQLite, time, jiff, futures-util, on Linux inotify; implies `tokio` |
+//! | `sqlite` | `store::SqliteStore`: the tables of the lexikon service as they are, or the same ones in an empty file, which is in WAL mode; `admin`; `ApiKeys` by URL | sqlx with bundled SQLite, time, jiff, futures-util, percent-encoding, on Linux inotify; implies `tokio` |
 //! | `postgres` | `store::PostgresStore`: the same in PostgreSQL, one prepared statement a verification; `admin`; `ApiKeys` by URL | sqlx, jiff, futures-util; implies `tokio` |
 //! | `tls-rustls`, `tls-native-tls` | TLS to PostgreSQL (`sslmode=`) and Redis (`rediss://`), with the authorities that the operating system trusts. Take one of the two | rustls with ring; or native-tls, on Linux with OpenSSL |
 //! | `cache` | `store::CachedStore`: a cache in memory over any store | quick_cache; implies `tokio` |
@@ -72,6 +72,11 @@
 //! | `conformance` | `conformance`: the tests that every store must pass | tokio (`rt-multi-thread`) |
 //!
 //! A feature adds; it never changes what the others do.
+//!
+//! The two for TLS are the exception. With both, PostgreSQL goes by native-tls, and the redis crate goes by
+//! rustls and loads no authorities, so that `ApiKeysOptions::redis` refuses `rediss://`. And with `tls-rustls`,
+//! ring becomes the default provider of rustls for the process, unless there is one when the first connection by
+//! TLS is made: a program that wants another chooses it before, by `CryptoProvider::install_default`.
 //!
 //! # Secrets
 //!

@@ -36,6 +36,21 @@ impl LegacyPolicy {
         }
     }
 
+    /// Returns what applies where `self` stands in the code and `shared` in a database, which may tighten a
+    /// policy and never loosen it: whoever can write there could add a legacy key of their own.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn tightened_by(self, shared: Self) -> Self {
+        match (self, shared) {
+            (Self::Refuse, _) => Self::Refuse,
+            (Self::AcceptUntil(date), Self::AcceptUntil(other)) => {
+                Self::AcceptUntil(date.min(other))
+            }
+            (Self::AcceptUntil(_), Self::Refuse) => Self::Refuse,
+            (Self::AcceptUntil(_), _) => self,
+            (_, shared) => shared,
+        }
+    }
+
     /// Returns the policy as one word: `accept`, `accept-until`, `upgrade`, `shadow` or `refuse`.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -165,5 +180,45 @@ impl Policy {
     /// Sets what happens to keys without a tag.
     pub fn untagged(self, untagged: UntaggedPolicy) -> Self {
         Self { untagged, ..self }
+    }
+}
+
+#[cfg(all(test, feature = "tokio"))]
+mod tests {
+    use std::time::Duration;
+
+    use super::LegacyPolicy::{Accept, AcceptUntil, Refuse, Shadow, UpgradeOnUse};
+    use super::*;
+
+    #[test]
+    fn a_database_tightens_a_policy_and_never_loosens_it() {
+        let day = |count: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(count * 86_400);
+        let all = [Accept, UpgradeOnUse, Shadow, AcceptUntil(day(2)), Refuse];
+        for shared in all {
+            assert_eq!(Refuse.tightened_by(shared), Refuse, "{shared:?}");
+            for code in [Accept, UpgradeOnUse, Shadow] {
+                assert_eq!(code.tightened_by(shared), shared, "{code:?}, {shared:?}");
+            }
+        }
+        for (code, shared, expected) in [
+            (1, AcceptUntil(day(2)), AcceptUntil(day(1))),
+            (3, AcceptUntil(day(2)), AcceptUntil(day(2))),
+            (1, Refuse, Refuse),
+            (1, Accept, AcceptUntil(day(1))),
+            (1, UpgradeOnUse, AcceptUntil(day(1))),
+            (1, Shadow, AcceptUntil(day(1))),
+        ] {
+            let effective = AcceptUntil(day(code)).tightened_by(shared);
+            assert_eq!(effective, expected, "until day {code}, {shared:?}");
+        }
+        // Whatever the two are, nothing is accepted that the code refuses.
+        for code in all {
+            for shared in all {
+                for now in [1, 2, 3].map(day) {
+                    let is_accepted = code.tightened_by(shared).accepts(now);
+                    assert!(code.accepts(now) || !is_accepted, "{code:?}, {shared:?}");
+                }
+            }
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod lock;
 pub(crate) mod random;
-#[cfg(any(feature = "cache", feature = "redis", feature = "throttle"))]
+#[cfg(feature = "tokio")]
 pub(crate) mod run_to_end;
 pub(crate) mod time;
+#[cfg(all(feature = "tls-rustls", any(feature = "postgres", feature = "redis")))]
+pub(crate) mod tls;

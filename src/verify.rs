@@ -246,10 +246,11 @@ impl<S> Verifier<S> {
         self.legacy.set(policy);
     }
 
-    /// Changes it to `policy`, or to that of [`Policy`]. Returns whether it was another.
+    /// Changes it to that of [`Policy`], as `shared` tightens it. Returns whether it was another.
     #[cfg(feature = "tokio")]
-    pub(crate) fn follow_legacy_policy(&self, policy: Option<LegacyPolicy>) -> bool {
-        self.legacy.set(policy.unwrap_or(self.policy.legacy))
+    pub(crate) fn follow_legacy_policy(&self, shared: Option<LegacyPolicy>) -> bool {
+        let policy = self.policy.legacy;
+        self.legacy.set(shared.map_or(policy, |shared| policy.tightened_by(shared)))
     }
 
     #[cfg(feature = "tower")]

@@ -1,12 +1,7 @@
 //! A handle over one of the databases.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, timeout_at};
-use tracing::warn;
-
 use super::keys::{ApiKeys, Close};
-use super::options::{ApiKeysOptions, Layers, Tasks};
+use super::options::{ApiKeysOptions, Tasks};
 use crate::crypto::secret::SecretRing;
 use crate::error::StoreError;
 #[cfg(feature = "postgres")]
@@ -14,10 +9,6 @@ use crate::store::PostgresStore;
 use crate::store::{ChangeFeed, DatabaseUrl, DynKeyStore, KeyStore, PolicySource};
 #[cfg(feature = "sqlite")]
 use crate::store::{SqliteMode, SqliteStore};
-use crate::tasks::Follower;
-
-/// How long a start waits until changes are reported.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
 
 #[cfg(feature = "sqlite")]
 const READ_ONLY: &str = "last uses are written to it; take ?mode=ro out of its URL";
@@ -145,29 +136,8 @@ impl ApiKeysOptions {
     ) -> Result<ApiKeys, StoreError> {
         let layers = self.with_caches(DynKeyStore::new(database.clone())).await?;
         let verifier = self.verifier(&layers);
-        let mut tasks = Tasks { close, ..Tasks::default() };
-        if !self.is_policy_pinned {
-            tasks.policy_follower = Some(verifier.follow_policy(database).await?);
-        }
-        if layers.is_cached {
-            tasks.follower = Some(follow(&layers, feed).await);
-        }
-        Ok(self.start(layers, verifier, tasks))
+        let policy_follower = Some(verifier.follow_policy(database).await?);
+        let follower = if layers.is_cached { Some(layers.follow(feed).await) } else { None };
+        Ok(self.start(layers, verifier, Tasks { follower, policy_follower, close }))
     }
-}
-
-/// Starts to follow changes, and waits until they are reported.
-async fn follow(layers: &Layers, feed: impl ChangeFeed) -> Follower {
-    let deadline = Instant::now() + FOLLOW_LIMIT;
-    // Asked here once, because a follower does not say that an attempt failed: tables that report nothing,
-    // for instance, are not waited for.
-    let is_there = matches!(timeout_at(deadline, feed.subscribe()).await, Ok(Ok(_)));
-    let follower = Follower::spawn(layers.store.clone(), feed);
-    if !is_there || timeout_at(deadline, follower.connected()).await.is_err() {
-        // Why, the follower logs.
-        warn!(
-            "started before changes to keys are reported; until they are, caches keep entries for a short time"
-        );
-    }
-    follower
 }

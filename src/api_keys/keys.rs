@@ -9,7 +9,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::options::Layers;
+use super::layers::Layers;
 use crate::error::{ManageError, StoreError, VerifyError};
 #[cfg(feature = "tower")]
 use crate::http::ApiKeyLayer;
@@ -22,6 +22,7 @@ use crate::store::RedisStore;
 use crate::store::{DynKeyStore, KeyStore};
 use crate::tasks::{Flusher, Follower, PolicyFollower};
 use crate::util::lock::lock;
+use crate::util::run_to_end::run_to_end;
 use crate::verify::{VerifiedKey, Verifier};
 
 /// How long the database may take to say that it is there.
@@ -159,7 +160,7 @@ impl ApiKeys {
         &self.0.manager
     }
 
-    /// Returns the cache in memory, if the options ask for one: for its counts, and to tell it of what nobody
+    /// Returns the cache in memory, if the options ask for one: for its counts, and to invalidate what nobody
     /// reports.
     #[cfg(feature = "cache")]
     pub fn cache(&self) -> Option<&CachedStore<DynKeyStore>> {
@@ -183,10 +184,15 @@ impl ApiKeys {
         answer.map_err(|elapsed| StoreError::Unavailable(elapsed.into()))?.map(drop)
     }
 
-    /// Whether changes that others make count at once: nothing is cached, or a follower is connected. Where
-    /// it is `false` they count after
-    /// [`max_age_unfollowed`](crate::store::CacheOptions::max_age_unfollowed), 5 seconds. For a health
-    /// endpoint; it asks nobody.
+    /// Whether changes that others make count at once: nothing is cached, or a follower is connected. For a
+    /// health endpoint; it asks nobody.
+    ///
+    /// Over a database it means all changes. Where it is `false`, they count after
+    /// [`max_age_unfollowed`](crate::store::CacheOptions::max_age_unfollowed), 5 seconds, and entries in Redis
+    /// are not read.
+    ///
+    /// Over [another store](super::ApiKeysOptions::over) with both caches it means the changes that other
+    /// handles with the same Redis make. With one cache it is always `false`, and says nothing.
     pub fn is_following(&self) -> bool {
         !self.0.layers.is_cached
             || lock(&self.0.follower).as_ref().is_some_and(Follower::is_connected)
@@ -196,19 +202,29 @@ impl ApiKeys {
     /// that were opened for this handle and its clones. Call it when requests are no longer served: what is
     /// verified afterwards is not written, and answered only where the connections are the application's own.
     ///
-    /// It ends within the time limits of the store, and 5 seconds for connections to close. Whoever calls it
-    /// again waits for the first shutdown, and does nothing.
+    /// How long that takes is up to the store: what is waiting is written in batches, each within its time
+    /// limit; connections then have 5 seconds to close. Once begun it runs to its end, also if its future is
+    /// dropped, as a `timeout` does, for as long as the runtime lives. Whoever calls it again waits for the
+    /// first shutdown, and tries once more to write what that could not.
     ///
     /// # Errors
-    /// [`StoreError`] when the store could not write: what was waiting is lost. All else is done.
+    /// [`StoreError`] when the store could not write. All else is done. What is waiting is lost, unless the
+    /// connections are the application's own and another call succeeds.
     pub async fn shutdown(&self) -> Result<(), StoreError> {
-        let mut running = self.0.running.lock().await;
+        let shared = self.0.clone();
+        run_to_end(async move { shared.shutdown().await }).await
+    }
+}
+
+impl Shared {
+    async fn shutdown(&self) -> Result<(), StoreError> {
+        let mut running = self.running.lock().await;
         let Some(Running { flusher, policy_follower, close }) = running.take() else {
-            return Ok(());
+            return self.verifier.flush().await.map(drop);
         };
         let flushed = flusher.shutdown().await;
         drop(policy_follower);
-        let follower = lock(&self.0.follower).take();
+        let follower = lock(&self.follower).take();
         if let Some(follower) = follower {
             follower.shutdown().await;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::keys::{ApiKeys, Close, Running, Shared};
+use super::layers::Layers;
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::secret::SecretRing;
 use crate::error::StoreError;
@@ -25,6 +26,9 @@ use crate::verify::Verifier;
 #[cfg(feature = "redis")]
 const BAD_REDIS: &str = "the URL of Redis cannot be read; write it as redis://:password@host:port/number, or \
     as rediss:// with the feature tls-rustls or tls-native-tls of lexikon-auth";
+#[cfg(all(feature = "redis", feature = "tls-rustls", feature = "tls-native-tls"))]
+const NO_AUTHORITY: &str = "with both features tls-rustls and tls-native-tls of lexikon-auth, Redis would trust no \
+    authority; enable one of them, or give a client with certificates to redis_client";
 
 /// The settings of [`ApiKeys`].
 ///
@@ -46,14 +50,12 @@ const BAD_REDIS: &str = "the URL of Redis cannot be read; write it as redis://:p
 pub struct ApiKeysOptions {
     pub(super) ring: SecretRing,
     policy: Policy,
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub(super) is_policy_pinned: bool,
     clock: Arc<dyn Clock>,
     flush_interval: Duration,
     #[cfg(feature = "cache")]
     cache: Option<CacheOptions>,
     #[cfg(feature = "redis")]
-    redis: Option<redis::RedisResult<redis::Client>>,
+    redis: Option<Result<redis::Client, &'static str>>,
     #[cfg(feature = "redis")]
     redis_options: RedisOptions,
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -74,8 +76,6 @@ impl ApiKeysOptions {
         Self {
             ring,
             policy: Policy::default(),
-            #[cfg(any(feature = "postgres", feature = "sqlite"))]
-            is_policy_pinned: false,
             clock: Arc::new(SystemClock),
             flush_interval: DEFAULT_FLUSH_INTERVAL,
             #[cfg(feature = "cache")]
@@ -91,16 +91,11 @@ impl ApiKeysOptions {
         }
     }
 
-    /// Sets the policy. What it says of legacy keys holds as long as the database says nothing: operators
-    /// set the policy of all instances with `lxk migrate policy`.
+    /// Sets the policy. The database may tighten what it says of legacy keys, and never loosen it, as
+    /// [`Verifier::follow_policy`] has it: operators set the policy of all instances with
+    /// `lxk migrate policy`.
     pub fn policy(self, policy: Policy) -> Self {
         Self { policy, ..self }
-    }
-
-    /// Sets the policy, whatever the database says.
-    #[cfg(any(feature = "postgres", feature = "sqlite"))]
-    pub fn pinned_policy(self, policy: Policy) -> Self {
-        Self { policy, is_policy_pinned: true, ..self }
     }
 
     /// Sets the clock.
@@ -113,9 +108,10 @@ impl ApiKeysOptions {
         Self { flush_interval: interval, ..self }
     }
 
-    /// Puts a cache in memory over the store. A database tells it what others change, within milliseconds;
-    /// what changes another store past this handle is noticed after
-    /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed).
+    /// Puts a cache in memory over the store. A database tells it what others change, within milliseconds.
+    /// What others change in another store counts after
+    /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed), 5 seconds; with [`redis`](Self::redis)
+    /// beneath, see [`over`](Self::over).
     #[cfg(feature = "cache")]
     pub fn cache(self, options: CacheOptions) -> Self {
         Self { cache: Some(options), ..self }
@@ -123,9 +119,21 @@ impl ApiKeysOptions {
 
     /// Puts a cache in Redis, which instances share, between the database and the cache in memory. Redis
     /// that is down, at the start too, is bypassed until it is there.
+    ///
+    /// A database tells it what others change. Over [another store](Self::over), what is changed through
+    /// handles that share this Redis counts at once; what is changed past them counts after the life of an
+    /// entry, 1 hour unless [set](Self::redis_options).
     #[cfg(feature = "redis")]
     pub fn redis(self, url: &str) -> Self {
-        Self { redis: Some(redis::Client::open(url)), ..self }
+        // The error is not told: it may hold a part of the URL.
+        let client = redis::Client::open(url).map_err(|_| BAD_REDIS);
+        // What redis 1.8 does with both is to use rustls, and to leave the authorities out.
+        #[cfg(all(feature = "tls-rustls", feature = "tls-native-tls"))]
+        let client = client.and_then(|client| match client.get_connection_info().addr() {
+            redis::ConnectionAddr::TcpTls { .. } => Err(NO_AUTHORITY),
+            _ => Ok(client),
+        });
+        Self { redis: Some(client), ..self }
     }
 
     /// The same for a client that the application has set up, such as with certificates of its own.
@@ -156,10 +164,21 @@ impl ApiKeysOptions {
     }
 
     /// Uses any store. It is taken for ready: neither are its secrets checked nor its schema extended, and
-    /// no changes are followed.
+    /// no changes that it may report are followed.
+    ///
+    /// So caches learn what this handle changes, and the rest in time:
+    ///
+    /// | caches | what another handle with the same Redis changes | what anybody else changes |
+    /// | --- | --- | --- |
+    /// | none | at once | at once |
+    /// | in memory | — | after `max_age_unfollowed`, 5 seconds |
+    /// | in Redis | at once | after the life of an entry, 1 hour |
+    /// | both: what is told to Redis is followed | within milliseconds; without the feed, after `max_age_unfollowed` | after the life of an entry, and `max_age` in memory: 1 hour and 5 minutes |
+    ///
+    /// The start waits for the feed of Redis as [`open`](Self::open) does for that of a database.
     ///
     /// # Errors
-    /// [`StoreError::CannotOpen`] when the URL of Redis cannot be read.
+    /// [`StoreError::CannotOpen`] when the URL of Redis cannot be used.
     ///
     /// # Panics
     /// Outside a Tokio runtime, as [`tokio::spawn`] does.
@@ -178,19 +197,13 @@ impl ApiKeysOptions {
     pub async fn over(self, store: impl KeyStore + 'static) -> Result<ApiKeys, StoreError> {
         let layers = self.with_caches(DynKeyStore::new(store)).await?;
         let verifier = self.verifier(&layers);
-        Ok(self.start(layers, verifier, Tasks::default()))
+        let tasks = Tasks { follower: layers.follow_redis().await, ..Tasks::default() };
+        Ok(self.start(layers, verifier, tasks))
     }
 
     /// Puts the caches over a store.
     pub(super) async fn with_caches(&self, store: DynKeyStore) -> Result<Layers, StoreError> {
-        let layers = Layers {
-            store,
-            is_cached: false,
-            #[cfg(feature = "cache")]
-            cache: None,
-            #[cfg(feature = "redis")]
-            redis: None,
-        };
+        let layers = Layers::new(store);
         #[cfg(feature = "redis")]
         let layers = self.with_redis(layers).await?;
         #[cfg(feature = "cache")]
@@ -201,9 +214,8 @@ impl ApiKeysOptions {
     #[cfg(feature = "redis")]
     async fn with_redis(&self, mut layers: Layers) -> Result<Layers, StoreError> {
         let Some(client) = &self.redis else { return Ok(layers) };
-        // The error is not told: it may hold a part of the URL.
-        let client = client.as_ref().map_err(|_| StoreError::CannotOpen(BAD_REDIS.into()))?;
-        let (client, options) = (client.clone(), self.redis_options.clone());
+        let client = client.clone().map_err(|problem| StoreError::CannotOpen(problem.into()))?;
+        let options = self.redis_options.clone();
         let redis = RedisStore::new(layers.store, client, &self.ring, options).await;
         (layers.store, layers.is_cached) = (DynKeyStore::new(redis.clone()), true);
         layers.redis = Some(redis);
@@ -248,17 +260,6 @@ impl fmt::Debug for ApiKeysOptions {
         let mut debug = f.debug_struct("ApiKeysOptions");
         debug.field("ring", &self.ring).field("policy", &self.policy).finish_non_exhaustive()
     }
-}
-
-/// A store with its caches.
-pub(super) struct Layers {
-    pub(super) store: DynKeyStore,
-    /// Whether something is cached, which has to hear of changes.
-    pub(super) is_cached: bool,
-    #[cfg(feature = "cache")]
-    pub(super) cache: Option<CachedStore<DynKeyStore>>,
-    #[cfg(feature = "redis")]
-    pub(super) redis: Option<RedisStore<DynKeyStore>>,
 }
 
 /// What runs beside a database, and ends with the handle.

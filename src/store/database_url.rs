@@ -5,10 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+#[cfg(feature = "sqlite")]
+use percent_encoding::percent_decode_str;
 #[cfg(feature = "postgres")]
 use sqlx::postgres::PgConnectOptions;
-#[cfg(feature = "sqlite")]
-use sqlx::sqlite::SqliteConnectOptions;
 
 const UNKNOWN: &str = "the database URL begins with neither sqlite: nor postgres:; write it as \
     sqlite:path/to/keys.db or postgres://user:password@host:port/database";
@@ -20,7 +20,10 @@ const NO_FILE: &str = "the database URL names no file; write it as sqlite:path/t
     in memory use a MemoryStore";
 #[cfg(feature = "postgres")]
 const NOT_POSTGRES: &str = "the database URL cannot be read; write it as \
-    postgres://user:password@host:port/database";
+    postgres://user:password@host:port/database, with %2F for / in a password, %23 for #, %3F for ? and %40 for @";
+#[cfg(feature = "postgres")]
+const UNKNOWN_PARAMETER: &str = "the database URL has a parameter that is not known; those of sqlx are, \
+    such as sslmode, sslrootcert and application_name";
 #[cfg(not(feature = "sqlite"))]
 const NEEDS_SQLITE: &str =
     "the database URL is one of SQLite; enable the feature sqlite of lexikon-auth";
@@ -43,8 +46,8 @@ const NEEDS_POSTGRES: &str =
 /// current folder, and four slashes make the path absolute. Without one, `sqlite:///keys.db` is absolute
 /// here, and a file in the current folder there: to share such a URL, write four slashes and the whole path.
 ///
-/// What is percent-encoded is decoded. A database in memory has no URL: see
-/// [`MemoryStore`](crate::store::MemoryStore).
+/// What is percent-encoded is decoded; in a password, `/`, `#`, `?` and `@` have to be. A parameter that would
+/// be passed over is refused. A database in memory has no URL: see [`MemoryStore`](crate::store::MemoryStore).
 ///
 /// `Debug` shows no password.
 ///
@@ -134,19 +137,23 @@ fn sqlite(rest: &str, is_of_sqlalchemy: bool) -> Result<DatabaseUrl, DatabaseUrl
         Some(path) => path,
         None => name,
     };
-    if matches!(name, "" | "/" | ":memory:" | "/:memory:") {
-        return Err(DatabaseUrlError(NO_FILE));
-    }
+    let name = percent_decode_str(name).decode_utf8().map_err(|_| DatabaseUrlError(NOT_SQLITE))?;
+    let path = match name.trim_start_matches('/') {
+        "" | ":memory:" => return Err(DatabaseUrlError(NO_FILE)),
+        // SQLite would take it for a URL.
+        path if path.starts_with("sqlite:") || path.starts_with("file:") => {
+            return Err(DatabaseUrlError(NOT_SQLITE));
+        }
+        path if name.starts_with('/') => format!("/{path}"),
+        path => path.to_owned(),
+    };
     let mode = match parameters {
         "" | "mode=rwc" => SqliteMode::Create,
         "mode=rw" => SqliteMode::ReadWrite,
         "mode=ro" => SqliteMode::ReadOnly,
         _ => return Err(DatabaseUrlError(NOT_SQLITE)),
     };
-    // Decodes the name.
-    let options = SqliteConnectOptions::from_str(&format!("sqlite:{name}"));
-    let options = options.map_err(|_| DatabaseUrlError(NOT_SQLITE))?;
-    Ok(DatabaseUrl::Sqlite { path: options.get_filename().to_owned(), mode })
+    Ok(DatabaseUrl::Sqlite { path: path.into(), mode })
 }
 
 #[cfg(not(feature = "sqlite"))]
@@ -156,13 +163,35 @@ fn sqlite(_: &str, _: bool) -> Result<DatabaseUrl, DatabaseUrlError> {
 
 #[cfg(feature = "postgres")]
 fn postgres(rest: &str) -> Result<DatabaseUrl, DatabaseUrlError> {
-    // asyncpg's name for it. sqlx would pass over a parameter that it does not know, and with this one over
-    // what it asks for.
+    let place = rest.strip_prefix("//").ok_or(DatabaseUrlError(NOT_POSTGRES))?;
+    let (_, behind_host) = place.split_at(place.find(['/', '?', '#']).unwrap_or(place.len()));
+    // The rest of a password in which that character stood: it would be taken for the name of the database, and
+    // shown.
+    if behind_host.contains(['@', '#']) {
+        return Err(DatabaseUrlError(NOT_POSTGRES));
+    }
     let (place, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    if !parameters.split('&').all(|parameter| parameter.is_empty() || is_known(parameter)) {
+        return Err(DatabaseUrlError(UNKNOWN_PARAMETER));
+    }
     let parameters = format!("&{parameters}").replace("&ssl=", "&sslmode=");
     let options = format!("postgres:{place}?{parameters}").parse();
     let options = options.map_err(|_| DatabaseUrlError(NOT_POSTGRES))?;
     Ok(DatabaseUrl::Postgres(options))
+}
+
+/// The parameters that sqlx 0.9 knows, and asyncpg's `ssl`. Others it would pass over, and log with their values.
+#[cfg(feature = "postgres")]
+const PARAMETERS: &str = "application_name dbname host hostaddr options password port ssl ssl-ca ssl-cert \
+    ssl-key ssl-mode ssl-root-cert sslcert sslkey sslmode sslrootcert statement-cache-capacity user";
+
+#[cfg(feature = "postgres")]
+fn is_known(parameter: &str) -> bool {
+    let name = parameter.split('=').next().unwrap_or_default();
+    // With its brackets encoded or not.
+    let is_option =
+        name.to_ascii_lowercase().starts_with("options%5b") || name.starts_with("options[");
+    is_option || PARAMETERS.split(' ').any(|known| known == name)
 }
 
 #[cfg(not(feature = "postgres"))]
@@ -188,8 +217,12 @@ mod tests {
             ("sqlite:/var/keys.db?mode=rwc", "/var/keys.db", true),
             ("sqlite:keys.db?mode=rw", "keys.db", false),
             ("sqlite:of%20mine%3F.db", "of mine?.db", true),
+            ("sqlite:////var/lib/keys.db", "/var/lib/keys.db", true),
+            ("sqlite:///%2Fvar/keys.db", "/var/keys.db", true),
             ("sqlite+aiosqlite:///keys.db", "keys.db", true),
             ("sqlite+aiosqlite:////var/keys.db", "/var/keys.db", true),
+            ("sqlite+aiosqlite://///var/keys.db", "/var/keys.db", true),
+            ("sqlite+aiosqlite:////var/lib/keys.db?mode=rw", "/var/lib/keys.db", false),
             ("sqlite+pysqlite:///./keys.db?mode=rw", "./keys.db", false),
         ] {
             match url.parse() {
@@ -200,17 +233,24 @@ mod tests {
                 other => panic!("{url}: {other:?}"),
             }
         }
-        for url in ["sqlite:", "sqlite://", "sqlite::memory:", "sqlite:///:memory:"] {
+        for url in ["sqlite:", "sqlite://", "sqlite:////", "sqlite::memory:", "sqlite:///:memory:"]
+        {
             assert_eq!(problem(url), NO_FILE, "{url}");
         }
-        for url in ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:"] {
+        for url in ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", "sqlite:%3Amemory%3A"] {
             assert_eq!(problem(url), NO_FILE, "{url}");
         }
         let url = "sqlite+aiosqlite:///keys.db?mode=ro";
         let read_only = url.parse();
         assert!(matches!(read_only, Ok(DatabaseUrl::Sqlite { mode: SqliteMode::ReadOnly, .. })));
-        // What would be passed over is refused.
-        for url in ["sqlite:keys.db?mode=memory", "sqlite:keys.db?mode=rw&cache=shared"] {
+        // What would be passed over is refused, and what is no text.
+        for url in [
+            "sqlite:keys.db?mode=memory",
+            "sqlite:keys.db?mode=rw&cache=shared",
+            "sqlite:%FF.db",
+            "sqlite:sqlite:keys.db",
+            "sqlite:file:keys.db",
+        ] {
             assert_eq!(problem(url), NOT_SQLITE, "{url}");
         }
     }
@@ -235,6 +275,35 @@ mod tests {
         let url = "postgresql+asyncpg://host/keys?application_name=a&ssl=nonsense";
         assert_eq!(problem(url), NOT_POSTGRES);
         assert_eq!(problem("postgres://user:secret@host:not-a-port/keys"), NOT_POSTGRES);
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_password_that_would_be_taken_for_something_else_is_refused() {
+        for url in [
+            "postgres://lexikon:2024/Secret@db.example.org/keys",
+            "postgres://lexikon:2024/Secret@db.example.org/keys?sslmode=require",
+            "postgres:lexikon:Secret@db.example.org/keys",
+            "postgres:////lexikon:Secret@db.example.org/keys",
+            "postgres://lexikon:2024?user=Secret@db.example.org/keys",
+            "postgres://lexikon:2024#Secret@db.example.org/keys",
+            "postgres://lexikon@db.example.org/keys#Secret",
+        ] {
+            assert_eq!(problem(url), NOT_POSTGRES, "{url}");
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn parameters_that_would_be_passed_over_are_refused() {
+        let url = "postgresql+asyncpg://lexikon@host/keys?";
+        for parameters in
+            ["async_fallback=true", "sslmode=require&sslpasword=a", "a", "Ssl=require"]
+        {
+            assert_eq!(problem(&format!("{url}{parameters}")), UNKNOWN_PARAMETER, "{parameters}");
+        }
+        let known = "sslmode=require&&application_name=a&options%5Block_timeout%5D=1s&host=%2Frun";
+        assert!(format!("{url}{known}").parse::<DatabaseUrl>().is_ok());
     }
 
     #[test]

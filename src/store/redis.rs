@@ -100,6 +100,10 @@ impl<S: KeyLookup> RedisStore<S> {
     /// # Ok(()) }
     /// ```
     pub async fn new(store: S, client: Client, ring: &SecretRing, options: RedisOptions) -> Self {
+        #[cfg(feature = "tls-rustls")]
+        if matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            crate::util::tls::choose_provider();
+        }
         let registration = Arc::new(Registration::new(options.shared_cache(&client)));
         let link = supervisor::start(client.clone(), options).await;
         let keys = ring.secrets().map(ServerSecret::entry_key).collect();

@@ -27,11 +27,14 @@ pub struct PolicyFollower {
 
 impl<S: Send + Sync + 'static> Verifier<S> {
     /// Has this verifier follow the legacy policy of `source`: reads it now, and then every 2 seconds in
-    /// a task on the current Tokio runtime. What [`Policy`](crate::Policy) says of legacy keys holds as
-    /// long as `source` says nothing.
+    /// a task on the current Tokio runtime.
     ///
-    /// While the source cannot be read, the policy that was read last stays; that is logged once. A
-    /// service that pins its policy in code does not call this.
+    /// The source may tighten what [`Policy`](crate::Policy) says of legacy keys, and never loosen it:
+    /// [`Refuse`](LegacyPolicy::Refuse) in code stays, of two dates the earlier counts, and a date in code
+    /// yields to `Refuse` alone. Over the other policies, which accept every legacy key, the source's holds.
+    /// As long as it says nothing, the one in code does.
+    ///
+    /// While the source cannot be read, the policy that was read last stays; that is logged once.
     ///
     /// # Errors
     /// [`StoreError`] when the first read fails: a service that does not know its policy should not

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lexikon_auth::store::{KeyStore, MemoryStore};
 use lexikon_auth::{ApiKeys, NewKey};
 use lexikon_auth_tests::one_secret;
@@ -55,6 +56,18 @@ async fn a_handle_that_is_dropped_writes_what_is_waiting() {
     .await;
 }
 
+#[tokio::test]
+async fn a_shutdown_that_is_given_up_half_way_goes_on() {
+    let store = MemoryStore::new();
+    let keys = ApiKeys::options(one_secret()).over(store.clone()).await.unwrap();
+    let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+    drop(keys.verify(issued.key.expose_secret()).await.unwrap());
+    // It begins, and has to wait for the end of a task.
+    assert!(keys.shutdown().now_or_never().is_none());
+    keys.shutdown().await.unwrap();
+    assert!(store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at.is_some());
+}
+
 #[cfg(feature = "axum")]
 #[tokio::test]
 async fn a_layer_keeps_the_tasks_running() {
@@ -92,6 +105,71 @@ async fn a_cache_over_a_store_that_reports_nothing_is_not_up_to_date() {
     assert!(!keys.is_following());
 }
 
+#[cfg(all(feature = "cache", feature = "redis"))]
+mod both_caches {
+    use lexikon_auth::store::CacheOptions;
+    use lexikon_auth_tests::redis_server;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// An instance over a store that reports nothing, which shares a Redis with others.
+    async fn instance(
+        store: &MemoryStore,
+        prefix: &str,
+        max_age: Duration,
+        ttl: Duration,
+    ) -> ApiKeys {
+        let keys = ApiKeys::options(one_secret())
+            .cache(CacheOptions::default().max_age(max_age).max_age_unfollowed(HOUR))
+            .redis(&redis_server::shared_url())
+            .redis_options(redis_server::patient().prefix(prefix).ttl(ttl))
+            .over(store.clone())
+            .await
+            .unwrap();
+        wait_until("the other instances are followed", async || keys.is_following()).await;
+        keys
+    }
+
+    #[tokio::test]
+    async fn a_change_by_another_instance_reaches_them() {
+        let (store, prefix) = (MemoryStore::new(), redis_server::prefix());
+        let keys = instance(&store, &prefix, HOUR, HOUR).await;
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
+        let other = instance(&store, &prefix, HOUR, HOUR).await;
+        other.revoke(&issued.record.id, None).await.unwrap();
+        wait_until("the key is refused", async || {
+            keys.verify(issued.key.expose_secret()).await.is_err()
+        })
+        .await;
+        other.shutdown().await.unwrap();
+        keys.shutdown().await.unwrap();
+        assert!(!keys.is_following());
+    }
+
+    #[tokio::test]
+    async fn a_change_past_them_shows_after_the_life_of_an_entry() {
+        let (store, prefix) = (MemoryStore::new(), redis_server::prefix());
+        let short = Duration::from_secs(1);
+        let keys = instance(&store, &prefix, HOUR, HOUR).await;
+        let quick = instance(&store, &redis_server::prefix(), short, short).await;
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        for keys in [&keys, &quick, &keys, &keys] {
+            assert!(keys.verify(issued.key.expose_secret()).await.is_ok());
+        }
+        store.revoke(&issued.record.id, std::time::SystemTime::now(), None).await.unwrap();
+        wait_until("the key is refused", async || {
+            quick.verify(issued.key.expose_secret()).await.is_err()
+        })
+        .await;
+        assert!(keys.verify(issued.key.expose_secret()).await.is_ok(), "nobody has reported it");
+        quick.shutdown().await.unwrap();
+        keys.shutdown().await.unwrap();
+    }
+}
+
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn a_url_of_redis_that_cannot_be_read_is_not_repeated() {
@@ -104,6 +182,16 @@ async fn a_url_of_redis_that_cannot_be_read_is_not_repeated() {
     assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
     assert!(error.to_string().contains("URL of Redis"), "{error}");
     assert_reveals_nothing(&printed(&error), password);
+}
+
+#[cfg(all(feature = "redis", feature = "tls-native-tls", feature = "tls-rustls"))]
+#[tokio::test]
+async fn redis_by_tls_that_would_trust_no_authority_is_refused() {
+    use lexikon_auth::StoreError;
+    let options = ApiKeys::options(one_secret());
+    let error = options.redis("rediss://localhost/").over(MemoryStore::new()).await.unwrap_err();
+    assert!(matches!(error, StoreError::CannotOpen(_)), "{error:?}");
+    assert!(error.to_string().contains("both features"), "{error}");
 }
 
 #[cfg(feature = "sqlite")]
@@ -139,7 +227,6 @@ mod sqlite {
         }
 
         /// Somebody else with access to the file, who does not use this crate.
-        #[cfg(feature = "cache")]
         async fn other(&self) -> sqlx::SqlitePool {
             let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path());
             sqlx::SqlitePool::connect_with(options).await.unwrap()
@@ -280,23 +367,43 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn the_policy_of_the_database_is_followed_unless_it_is_pinned() {
+    async fn a_shutdown_that_could_not_write_says_so_until_it_has_written() {
+        let folder = Folder::new();
+        let store = SqliteStore::open_or_create(folder.path()).await.unwrap();
+        let pool = folder.other().await;
+        let keys = ApiKeys::options(one_secret()).over_sqlite(store.clone()).await.unwrap();
+        let issued = keys.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+        drop(keys.verify(issued.key.expose_secret()).await.unwrap());
+        let rename = "ALTER TABLE api_keys RENAME TO elsewhere";
+        sqlx::query(rename).execute(&pool).await.unwrap();
+        for _ in 0..2 {
+            assert!(keys.shutdown().await.is_err());
+        }
+        let rename = "ALTER TABLE elsewhere RENAME TO api_keys";
+        sqlx::query(rename).execute(&pool).await.unwrap();
+        keys.shutdown().await.unwrap();
+        assert!(store.find_by_id(&issued.record.id).await.unwrap().unwrap().last_used_at.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_policy_of_the_database_is_followed_and_loosens_nothing() {
         let folder = Folder::new();
         let store = SqliteStore::open_or_create(folder.path()).await.unwrap();
         let table = KeyTable::from(store.clone());
         table.set_policy(LegacyPolicy::Shadow, "alice").await.unwrap();
         let policy = Policy::default().legacy(LegacyPolicy::Refuse);
 
-        let pinned = ApiKeys::options(one_secret()).pinned_policy(policy);
-        let pinned = pinned.over_sqlite(store.clone()).await.unwrap();
-        let keys = ApiKeys::options(one_secret()).policy(policy).over_sqlite(store).await.unwrap();
+        let strict = ApiKeys::options(one_secret()).policy(policy);
+        let strict = strict.over_sqlite(store.clone()).await.unwrap();
+        assert_eq!(strict.verifier().legacy_policy(), LegacyPolicy::Refuse);
+        let keys = ApiKeys::options(one_secret()).over_sqlite(store).await.unwrap();
         assert_eq!(keys.verifier().legacy_policy(), LegacyPolicy::Shadow);
         table.set_policy(LegacyPolicy::UpgradeOnUse, "alice").await.unwrap();
         wait_until("the policy changes", async || {
             keys.verifier().legacy_policy() == LegacyPolicy::UpgradeOnUse
         })
         .await;
-        assert_eq!(pinned.verifier().legacy_policy(), LegacyPolicy::Refuse);
+        assert_eq!(strict.verifier().legacy_policy(), LegacyPolicy::Refuse);
 
         // The connections are the application's own.
         keys.shutdown().await.unwrap();
@@ -313,7 +420,8 @@ mod postgres {
     use lexikon_auth_tests::postgres::{Server, database};
     use lexikon_auth_tests::{assert_reveals_nothing, printed};
     use sqlx::postgres::{PgConnectOptions, PgPool};
-    use tokio::net::TcpSocket;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+    use tokio::net::{TcpSocket, TcpStream};
 
     use super::*;
 
@@ -355,6 +463,37 @@ mod postgres {
         let text = error.to_string();
         assert!(text.contains("Connection refused"), "{text}");
         assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    }
+
+    /// Takes a connection, and says that the server is not yet ready for one.
+    async fn is_starting(listener: &tokio::net::TcpListener) {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let _ = client.read(&mut [0; 1024]).await.unwrap();
+        let fields = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
+        let length = u32::try_from(fields.len() + 4).unwrap();
+        client.write_all(&[b"E", &length.to_be_bytes()[..], fields].concat()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_starts_at_the_same_time_is_waited_for() {
+        let server = database().await;
+        let (port, database) = (server.get_port(), server.get_database().unwrap());
+        let closed = ClosedPort::new();
+        let url = format!("postgres://postgres@127.0.0.1:{}", closed.number());
+        let url = format!("{url}/{database}?sslmode=disable");
+        let opening = tokio::spawn(async move { ApiKeys::open(&url, one_secret()).await });
+        sleep(Duration::from_millis(500)).await;
+        let listener = closed.0.listen(16).unwrap();
+        timeout(PATIENCE, is_starting(&listener)).await.unwrap();
+        let forwarding = tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+            }
+        });
+        opening.await.unwrap().unwrap().shutdown().await.unwrap();
+        forwarding.abort();
     }
 
     #[tokio::test]

@@ -1,32 +1,53 @@
 //! Whether a server lets this in, asked without a pool.
 
+use std::io;
 use std::time::Duration;
 
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::error::StoreError;
 
 const NO_TLS: &str = "; enable the feature tls-rustls or tls-native-tls of lexikon-auth";
 
-/// Connects once. A pool would go on trying where nobody listens, and then say no more than that it timed
-/// out.
+/// How long to wait before another attempt.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// Connects, and tries again until the time limit where the server may be about to start. A pool would then
+/// say no more than that it timed out.
 pub(super) async fn reach(
     options: &PgConnectOptions,
     time_limit: Duration,
 ) -> Result<(), StoreError> {
-    let connect = async { PgConnection::connect_with(options).await?.close().await };
-    match timeout(time_limit, connect).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) if is_to_be_mended(&error) => {
-            Err(StoreError::CannotOpen(Unreachable::new(options, error)))
+    let mut cause = io::Error::from(io::ErrorKind::TimedOut).into();
+    let attempts = async {
+        loop {
+            match connect(options).await {
+                Err(error) if may_be_starting(&error) => cause = error,
+                done => return done,
+            }
+            sleep(RETRY_DELAY).await;
         }
-        Ok(Err(error)) => Err(StoreError::Unavailable(Unreachable::new(options, error))),
-        Err(elapsed) => {
-            let silence = std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed);
-            Err(StoreError::Unavailable(Unreachable::new(options, silence.into())))
-        }
+    };
+    let done = timeout(time_limit, attempts).await;
+    done.unwrap_or(Err(cause)).map_err(|error| {
+        let is_to_be_mended = is_to_be_mended(&error);
+        let error = Unreachable::new(options, error);
+        if is_to_be_mended { StoreError::CannotOpen(error) } else { StoreError::Unavailable(error) }
+    })
+}
+
+async fn connect(options: &PgConnectOptions) -> sqlx::Result<()> {
+    PgConnection::connect_with(options).await?.close().await
+}
+
+/// Whether nobody listens, or the server says `cannot_connect_now`.
+fn may_be_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(error) => error.code().as_deref() == Some("57P03"),
+        _ => false,
     }
 }
 
@@ -62,7 +83,7 @@ fn is_to_be_mended(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => true,
         // What rustls says of a certificate.
-        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // invalid_authorization_specification and its like, invalid_catalog_name,
             // insufficient_privilege

@@ -4,6 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use sqlx::Postgres;
+#[cfg(feature = "tls-rustls")]
+use sqlx::postgres::PgSslMode;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::connections::{Connections, with_time_limit};
@@ -20,14 +22,19 @@ const TIME_LIMIT: Duration = Duration::from_secs(2);
 
 impl SqlStore<Postgres> {
     /// Connects with the options of sqlx 0.9: up to 10 connections, 2 seconds to wait for one, and as
-    /// long for an answer. For TLS, say so in the options, and enable the feature `tls-rustls` or
-    /// `tls-native-tls`.
+    /// long for an answer. A server that is about to start is waited for as long. For TLS, say so in the
+    /// options, and enable the feature `tls-rustls` or `tls-native-tls`.
     ///
     /// # Errors
     /// With the cause in its text, and never the password: [`StoreError::Unavailable`] when the server does
     /// not answer, [`StoreError::CannotOpen`] when it does not let this in, or the options are wrong;
     /// [`StoreError::Schema`] when the schema holds other tables.
     pub async fn connect(options: PgConnectOptions) -> Result<Self, StoreError> {
+        // sqlx 0.9 chooses a provider itself, save in this mode.
+        #[cfg(feature = "tls-rustls")]
+        if matches!(options.get_ssl_mode(), PgSslMode::VerifyCa) {
+            crate::util::tls::choose_provider();
+        }
         reach(&options, TIME_LIMIT).await?;
         let pool = PgPoolOptions::new()
             .acquire_timeout(TIME_LIMIT)
