@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) responder: Arc<Responder>,
     pub(crate) throttle: Option<Throttle>,
     /// Not dropped as long as the layer is in use.
+    #[cfg(feature = "tokio")]
     pub(crate) kept: Option<Arc<dyn Send + Sync>>,
 }
 
@@ -46,6 +47,7 @@ impl Settings {
             notice: None,
             responder: Arc::default(),
             throttle: None,
+            #[cfg(feature = "tokio")]
             kept: None,
         }
     }

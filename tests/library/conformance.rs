@@ -11,6 +11,7 @@ use lexikon_auth::store::Change;
 use lexikon_auth::store::{CacheOptions, CachedStore};
 use lexikon_auth::store::{DynKeyStore, KeyLookup, MemoryStore};
 use lexikon_auth::store::{FeedEvent, SharedCache};
+#[cfg(feature = "redis")]
 use lexikon_auth::store::{RedisOptions, RedisStore};
 use lexikon_auth::{KeyRecord, OwnerId, StoreError};
 #[cfg(feature = "redis")]
