@@ -17,7 +17,7 @@ const BATCH: usize = 1000;
 ///
 /// Caches that follow no feed have to be invalidated here, each batch before the next one begins: who
 /// changes rows may be interrupted at any time. For those in Redis there is
-/// [`BulkChange`](crate::store::BulkChange), which is such an observer; `()` is one that does nothing.
+/// `store::BulkChange`, which is such an observer; `()` is one that does nothing.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {

@@ -188,7 +188,7 @@ impl ApiKeys {
     /// health endpoint; it asks nobody.
     ///
     /// Over a database it means all changes. Where it is `false`, they count after
-    /// [`max_age_unfollowed`](crate::store::CacheOptions::max_age_unfollowed), 5 seconds, and entries in Redis
+    /// `CacheOptions::max_age_unfollowed`, 5 seconds, and entries in Redis
     /// are not read.
     ///
     /// Over [another store](super::ApiKeysOptions::over) with both caches it means the changes that other

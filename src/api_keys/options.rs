@@ -110,7 +110,7 @@ impl ApiKeysOptions {
 
     /// Puts a cache in memory over the store. A database tells it what others change, within milliseconds.
     /// What others change in another store counts after
-    /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed), 5 seconds; with [`redis`](Self::redis)
+    /// [`max_age_unfollowed`](CacheOptions::max_age_unfollowed), 5 seconds; with `redis`
     /// beneath, see [`over`](Self::over).
     #[cfg(feature = "cache")]
     pub fn cache(self, options: CacheOptions) -> Self {
@@ -175,7 +175,7 @@ impl ApiKeysOptions {
     /// | in Redis | at once | after the life of an entry, 1 hour |
     /// | both: what is told to Redis is followed | within milliseconds; without the feed, after `max_age_unfollowed` | after the life of an entry, and `max_age` in memory: 1 hour and 5 minutes |
     ///
-    /// The start waits for the feed of Redis as [`open`](Self::open) does for that of a database.
+    /// The start waits for the feed of Redis as `open` does for that of a database.
     ///
     /// # Errors
     /// [`StoreError::CannotOpen`] when the URL of Redis cannot be used.

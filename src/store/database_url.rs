@@ -39,7 +39,7 @@ const NEEDS_POSTGRES: &str =
 /// | `sqlite:/var/lib/keys.db`, `sqlite:///var/lib/keys.db` | a file by its absolute path |
 /// | `sqlite:keys.db?mode=rw` | a file that has to be there; without it, or with `rwc`, a missing one is created |
 /// | `sqlite:keys.db?mode=ro` | a file that is only read: for tools, since [`ApiKeys`](crate::ApiKeys) writes |
-/// | `postgres://user:password@host:5432/database` | PostgreSQL, with the parameters of [`PgConnectOptions`], such as `sslmode=verify-full` |
+/// | `postgres://user:password@host:5432/database` | PostgreSQL, with the parameters of `PgConnectOptions`, such as `sslmode=verify-full` |
 /// | `postgresql+asyncpg://…`, `sqlite+aiosqlite:///keys.db` | as SQLAlchemy writes them |
 ///
 /// SQLAlchemy counts slashes in another way: with a driver, `sqlite+aiosqlite:///keys.db` is a file in the

@@ -37,7 +37,7 @@ use crate::id::OwnerId;
 use crate::record::KeyRecord;
 
 /// A second level of cache in Redis over any store, shared by all instances with the same server
-/// secret. Clones share its connection. Put a [`CachedStore`](crate::store::CachedStore) on top.
+/// secret. Clones share its connection. Put a `CachedStore` on top.
 ///
 /// - Whoever can write to Redis can neither make keys nor change them: every entry carries a MAC under
 ///   a subkey of the server secret, over the name that it is stored under. They can put back an entry
