@@ -36,4 +36,16 @@ use super::sql::store::SqlStore;
 /// let store = PostgresStore::connect("postgres://lexikon@localhost/lexikon".parse()?).await?;
 /// # Ok(()) }
 /// ```
+///
+/// # Rights
+///
+/// The role that makes or extends the tables owns them. Instances may have another, which needs:
+///
+/// ```sql
+/// GRANT SELECT, INSERT, UPDATE ON api_keys TO lexikon;
+/// GRANT SELECT ON users TO lexikon; -- INSERT and UPDATE as well, where the tables are this crate's own
+/// GRANT SELECT, INSERT ON lexikon_auth_secrets TO lexikon;
+/// GRANT SELECT ON lexikon_auth_policies, lexikon_auth_deprecations, lexikon_auth_settings TO lexikon;
+/// GRANT SELECT, INSERT, UPDATE ON lexikon_auth_caches TO lexikon;
+/// ```
 pub type PostgresStore = SqlStore<Postgres>;

@@ -4,7 +4,9 @@
 use std::time::{Duration, SystemTime};
 
 use lexikon_auth::crypto::HashFormat;
-use lexikon_auth::store::{KeyStore, Page, PostgresStore, Usage};
+use lexikon_auth::store::{
+    ChangeFeed, KeyStore, Page, PolicySource, PostgresStore, Subscription, Usage,
+};
 use lexikon_auth::{
     KeyId, KeyManager, LegacyPolicy, NewKey, OwnerId, Policy, Refusal, Rotation, SecretRing,
     ServerSecret, StoreError, Verifier, VerifyError,
@@ -305,6 +307,51 @@ fn a_store_may_outlive_the_runtime_that_it_was_used_on() {
     });
     drop(runtime);
     drop(store);
+}
+
+/// The rights that the docs of `PostgresStore` name, for this role.
+fn grants(role: &str) -> String {
+    let docs = include_str!("../../src/store/postgres.rs");
+    let sql = docs.split("/// ```sql").nth(1).unwrap().split("/// ```").next().unwrap();
+    let grants = sql.replace("///", "").replace("TO lexikon", &format!("TO {role}"));
+    assert_eq!(grants.matches("GRANT").count(), 5);
+    grants
+}
+
+#[tokio::test]
+async fn a_role_with_the_rights_that_the_docs_name_can_do_all() {
+    let options = service().await;
+    connect(&options).await.extend_schema().await.unwrap();
+    let role = format!("instance_of_{}", options.get_database().unwrap());
+    let owner = PgPool::connect_with(options.clone()).await.unwrap();
+    let create = format!("CREATE ROLE {role} LOGIN PASSWORD 'instance'; {}", grants(&role));
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&owner).await.unwrap();
+
+    let store = connect(&options.clone().username(&role).password("instance")).await;
+    store.check_secrets(&ring()).await.unwrap();
+    assert_eq!(store.legacy_policy().await.unwrap(), None);
+    let mut changes = store.changes().subscribe().await.unwrap();
+    changes.heartbeat().await.unwrap();
+    #[cfg(feature = "redis")]
+    {
+        use lexikon_auth::store::{KeyLookup, RedisOptions};
+        let client = redis::Client::open("redis://localhost/").unwrap();
+        for _ in 0..2 {
+            let cache = RedisOptions::default().shared_cache(&client);
+            store.register_cache(&cache).await.unwrap();
+        }
+    }
+    let verifier = Verifier::new(store.clone(), ring());
+    let verifier = verifier.with_policy(Policy::default().legacy(LegacyPolicy::UpgradeOnUse));
+    _ = verifier.verify(&key_of("sha256 plain read")).await.unwrap();
+    let flushed = verifier.flush().await.unwrap();
+    assert_eq!((flushed.used, flushed.upgraded), (1, 1));
+    let manager = KeyManager::new(store.clone(), &ring());
+    let issued = manager.issue(NewKey::new("user-1", "deploy")).await.unwrap();
+    let successor = manager.rotate(&issued.record.id, Rotation::default()).await.unwrap();
+    manager.revoke(&successor.record.id, Some("laptop lost")).await.unwrap();
+    manager.expire().await.unwrap();
+    assert!(!manager.list(&"user-1".into(), &Page::first(9)).await.unwrap().is_empty());
 }
 
 #[tokio::test]
