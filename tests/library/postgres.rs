@@ -373,7 +373,7 @@ async fn callers_that_give_up_do_not_cost_the_server_a_connection_each() {
     // Statistics arrive with a delay.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let opened = sessions().await - before;
-    assert!(opened < 100, "{opened} new connections for 200 calls");
+    assert!(opened < 50, "{opened} new connections");
     _ = verifier.verify(&key_of("hmac-sha256 admin")).await.unwrap();
 }
 
