@@ -1,6 +1,8 @@
 //! The reference service, run as a program and asked over HTTP.
 
-mod api;
+mod answers;
 mod client;
+mod keys;
+mod lifecycle;
 mod service;
 mod transcripts;
